@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.reconstruction import ReconstructionMeter
+from otoscope.metrics.reconstruction import ComponentsMeter, ReconstructionMeter
 from tests.support.reconstruction import measure_reconstruction
 
 RNG = np.random.default_rng(0)
@@ -76,3 +77,22 @@ def test_meter_bad_input_is_refused() -> None:
     meter.update(ROWS, ROWS, CODES, GROUPS)
     with pytest.raises(EvaluationError, match="codes of 8 latents after codes of 9"):
         meter.update(ROWS, ROWS, CODES[:, 1:], GROUPS)
+
+
+def test_components_meter_agrees_with_scikit_learn_in_any_order_of_batches() -> None:
+    rng = np.random.default_rng(3)
+    train, test = (rng.normal(size=(n, 8)) @ rng.normal(size=(8, 8)) + 2.0 for n in (200, 90))
+    mean = train.mean(axis=0)
+    groups = np.repeat(["a", "b", "c"], 30)
+    meters = [ComponentsMeter(mean, (train - mean).T @ (train - mean)) for _ in range(2)]
+    meters[0].update(test, groups)
+    for rows in np.array_split(np.arange(90)[::-1], 7):
+        meters[1].update(test[rows], groups[rows])
+    assert (meters[0].rows, meters[0].groups) == (90, 3)
+    for k in (1, 3, 8):
+        fitted = PCA(k).fit(train)
+        missed = test - fitted.inverse_transform(fitted.transform(test))
+        found = meters[0].explained(k)
+        assert found.value == pytest.approx(1 - (missed**2).sum() / ((test - mean) ** 2).sum())
+        np.testing.assert_allclose(found, meters[1].explained(k), rtol=1e-12)
+    assert meters[0].explained(8).value == pytest.approx(1.0)

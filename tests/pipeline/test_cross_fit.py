@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.decomposition import PCA
 
 from otoscope.activations.store import ActivationStore
 from otoscope.cli.summary import summary_tables
@@ -20,7 +21,6 @@ from otoscope.runs.progress import SilentReporter
 from tests.support.small_runs import FOLDER, VOICES, Tiny, write_config, write_voices
 
 LINE = "cross-fitted over 5 folds that share dictionaries; each of the 5 groups (30 clips) is tested once"
-PER_FOLD = "cross-fitted over 5 folds with dictionaries of their own; each of the 5 groups (30 clips) is tested once"
 NOTE = "Cross-fitted over 5 folds: each of the 5 groups is tested once"
 
 
@@ -43,6 +43,24 @@ def test_run_on_few_voices_tests_every_voice_once(summary: RunSummary) -> None:
     # dictionaries keep one split
     rebuilt = results.filter(pl.col("metric") == "explained_variance")
     assert set(rebuilt["groups"]) == {clips.filter(pl.col("split") == "test")["group"].n_unique()}
+
+
+def test_held_out_measures_as_many_principal_components_as_active_latents(summary: RunSummary) -> None:
+    store, clips = ActivationStore.open(summary.run / "activations"), Corpus.load(summary.run / "corpus.parquet").clips
+    frames = {
+        split: np.concatenate([rows for _, rows in store.iter_clips(1, clips.filter(split=split)["clip_id"].to_list())])
+        for split in ("train", "test")
+    }
+    results = pl.read_parquet(summary.run / "results.parquet").filter(metric="explained_variance", split="test")
+    (row,) = results.filter(representation="pca").rows(named=True)
+    (codes,) = results.filter(representation="sae").rows(named=True)
+    assert all(row[name] == codes[name] for name in ("layer", "k", "sparsity", "pooling", "n", "groups"))
+    fitted = PCA(row["k"]).fit(frames["train"])
+    missed = frames["test"] - fitted.inverse_transform(fitted.transform(frames["test"]))
+    spread = frames["test"] - frames["train"].mean(axis=0)
+    assert row["value"] == pytest.approx(1 - (missed**2).sum() / (spread**2).sum(), abs=1e-5)
+    assert row["low"] <= row["value"] <= row["high"]
+    assert "PCA at k" in summary_tables(summary)
 
 
 def test_predictions_of_a_run_give_the_accuracies_of_its_results(summary: RunSummary) -> None:

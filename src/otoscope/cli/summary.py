@@ -95,15 +95,18 @@ def sparsity_table(results: ResultsTable) -> Table | None:
     best = scored.where(target=label).rows.sort("value", descending=True).row(0, named=True)
     chosen = codes.where(layer=best["layer"], pooling=best["pooling"], seed=best["seed"], split="test")
     explained = {row["sae_id"]: row["value"] for row in chosen.where(metric="explained_variance")}
+    of_layer = {name: best[name] for name in ("layer", "pooling")}
+    of_components = results.where(metric="explained_variance", representation="pca", split="test", **of_layer)
+    components = {row["k"]: row["value"] for row in of_components}
     accuracy = chosen.where(metric="probe_accuracy", target=label).rows
     # a column appears only where the SAEs differ in it
     varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
     title = f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {label}"
-    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained variance")
+    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained variance", "PCA at k")
     for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
-        share = explained.get(row["sae_id"])
+        shares = [explained.get(row["sae_id"]), components.get(row["k"])]
         settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
-        table.add_row(*settings, *_probe_cells(row), "" if share is None else f"{share:.3f}")
+        table.add_row(*settings, *_probe_cells(row), *("" if share is None else f"{share:.3f}" for share in shares))
     return table
 
 

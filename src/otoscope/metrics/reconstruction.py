@@ -133,6 +133,41 @@ class ReconstructionMeter:
             raise EvaluationError("rows, reconstruction or codes hold NaN or infinity; mask such rows out first")
 
 
+class ComponentsMeter:
+    """Variance that the first principal components of the training rows explain, summed over batches of rows.
+
+    No other k fixed dimensions explain more of the training rows: the reference for an SAE with k active latents.
+
+    Args:
+        mean_train: mean of the training rows, `[width]`, in the encoder's units.
+        gram: sum of products of the training rows around that mean, `[width, width]`.
+    """
+
+    def __init__(self, mean_train: Float[np.ndarray, " width"], gram: Float[np.ndarray, "width width"]) -> None:
+        self._mean, self._axes = mean_train, np.linalg.eigh(gram)[1][:, ::-1]
+        self._sums: dict[str, Float[np.ndarray, " components"]] = {}
+        self.rows = 0
+
+    @property
+    def groups(self) -> int:
+        """Number of groups whose rows were added."""
+        return len(self._sums)
+
+    def update(self, rows: Float[np.ndarray, "rows width"], groups: Shaped[np.ndarray, " rows"]) -> None:
+        """Add a batch of rows and each row's group."""
+        squares = np.square((rows - self._mean) @ self._axes)
+        self.rows += len(rows)
+        for name, rows_of in _members(groups):
+            self._sums[name] = self._sums.get(name, np.zeros(len(self._mean))) + squares[rows_of].sum(axis=0)
+
+    def explained(self, components: int) -> Interval:
+        """Return explained variance from the first components, with its interval over groups."""
+        sums = np.stack([self._sums[name] for name in sorted(self._sums)])
+        pairs = np.stack([sums[:, :components].sum(axis=1), sums.sum(axis=1)], axis=1)
+        found = jackknife_sums(pairs, lambda part: part[..., 0] / part[..., 1])
+        return Interval(*(float(x) for x in np.clip(found, 0.0, 1.0)))
+
+
 def _squares(x: Float[np.ndarray, "rows width"]) -> Float[np.ndarray, " rows"]:
     return np.einsum("ij,ij->i", x, x)
 

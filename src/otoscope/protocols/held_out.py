@@ -8,6 +8,7 @@ always that of the one split that the shared SAEs were trained on; codes may be 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -22,7 +23,7 @@ from otoscope.linear.gram import varies_in_training
 from otoscope.linear.lasso import FactorFits, fit_factors
 from otoscope.metrics.dci import completeness, disentanglement
 from otoscope.metrics.probes import Probe, fit_probe
-from otoscope.metrics.reconstruction import Reconstruction, ReconstructionMeter
+from otoscope.metrics.reconstruction import ComponentsMeter, Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.resampling.exchange import within_r2
 from otoscope.resampling.groups import in_split
@@ -182,6 +183,7 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
         *parts_without_model(material, settings, shared, watch),
         *(_dense_part(material, layer, settings, shared) for layer in layers),
         *(_sae_part(material, folder, member, folds, settings, shared, mean_of) for member, folds in members),
+        *_components_parts(material, [member for member, _ in members], shared, mean_of),
     ]
 
     def compute() -> None:
@@ -217,6 +219,45 @@ def _dense_part(material: EvaluationInputs, layer: int, settings: HeldOutSetting
         return measure_representation(Features(pooled, pooled), material.clips, settings, about)
 
     return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), compute)
+
+
+def _components_parts(
+    material: EvaluationInputs,
+    members: Sequence[GridMember],
+    shared: str,
+    mean_of: Callable[[int, Pooling], Float[np.ndarray, " width"]],
+) -> Iterator[CachedResult]:
+    """Yield the parts with the variance that as many principal components as active latents explain."""
+    store, split_of = material.store, dict(zip(material.store.clip_ids, material.clips.split, strict=True))
+    group_of = dict(zip(store.clip_ids, material.clips.groups, strict=True))
+
+    def batches(layer: int, pooling: Pooling, split: str) -> Iterator[tuple[Float[np.ndarray, "rows width"], str]]:
+        clips = [clip for clip in store.clip_ids if split_of[clip] == split]
+        if pooling == "pool_then_encode":
+            pooled = store.pooled(layer, clips).astype(np.float64)
+            yield from zip(pooled[:, None], (str(group_of[clip]) for clip in clips), strict=True)
+        else:
+            yield from ((own.astype(np.float64), str(group_of[clip])) for clip, own in store.iter_clips(layer, clips))
+
+    def compute(layer: int, pooling: Pooling, budgets: Sequence[tuple[int, float]]) -> ComputedResult:
+        mean = mean_of(layer, pooling)
+        gram = sum((rows - mean).T @ (rows - mean) for rows, _ in batches(layer, pooling, "train"))
+        meter = ComponentsMeter(mean, np.asarray(gram))
+        for rows, group in batches(layer, pooling, "test"):
+            meter.update(rows, np.full(len(rows), group))
+        about = material.record_template(layer, protocol=NAME, representation="pca", pooling=pooling)
+        about = replace(about, n=meter.rows, groups=meter.groups)
+        return ComputedResult(
+            [
+                replace(about, k=k, sparsity=sparsity).with_score("explained_variance", meter.explained(k))
+                for k, sparsity in budgets
+            ]
+        )
+
+    for of in dict.fromkeys(replace(member, preset="", latents=0, sparsity=0.0, seed=0) for member in members):
+        budgets = sorted({(m.k, m.sparsity) for m in members if (m.layer, m.pooling) == (of.layer, of.pooling)})
+        name = f"layer{of.layer:02d}-pca-{of.pooling}"
+        yield CachedResult(name, fingerprint(shared, name, budgets), partial(compute, of.layer, of.pooling, budgets))
 
 
 def parts_without_model(

@@ -194,6 +194,11 @@ class Results(ResultsTable):
         near = rows.filter(pl.col("value").is_not_nan()).sort((pl.col("layer") - layer).abs(), "layer")
         return near.row(0, named=True) if near.height else None
 
+    def components_of(self, row: Row) -> Row | None:
+        """Return the explained variance of as many principal components as an SAE has active latents, if measured."""
+        same = {name: row[name] for name in ("layer", "k", "pooling")}
+        return self.one("explained_variance", "pca", **same)
+
     @cached_property
     def unmeasured_factors(self) -> list[str]:
         """Factors without a held-out R² from any representation: unknown or constant on the test clips."""

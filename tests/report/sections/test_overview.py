@@ -1,9 +1,15 @@
 import re
 from pathlib import Path
 
+import polars as pl
+
+from otoscope.artifacts import read_table, write_table
+from otoscope.report import write_report
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.overview import MAX_SENTENCES, previews
 from tests.report.conftest import Made, report
+from tests.support.finished_run import make_run
+from tests.support.page_reader import read_page
 
 
 def _card(factor: str, *, confirmed: bool = True, clips: int = 2, kind: str = "") -> LatentCard:
@@ -47,10 +53,29 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
         r"not distinguishable from the layer \(\d+\.\d points less; 95 % interval of the difference −\d", said
     )
     assert re.search(r"The codes predict \d+ of 88 factors within groups", said)
-    assert "of the variance of layer 3 at 90 % sparsity" in said
+    assert "of the variance of layer 3 at 90 % sparsity (k=204)" in said
+    # the predictions of the codes are wrong in every trill
+    assert "Recall is no higher than by chance for trill (0 %, chance 0 %)." in said
     overview = made.text.split('<section id="overview"')[1].split("</section>")[0]
     assert 1 <= overview.count("<li>") <= MAX_SENTENCES + 2  # the legend has two entries
     assert "(correlation within groups 0.71, chance |r| up to 0.20)" in made.reading.section("listen")
+
+
+def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_path: Path) -> None:
+    make_run(tmp_path, labels=("technique",))
+    results = read_table(tmp_path / "results.parquet")
+    dense = results.filter(metric="probe_accuracy", representation="dense", layer=0)
+    logmel = dense.with_columns(representation=pl.lit("logmel"), value=0.4, low=0.31, high=0.52)
+    rebuilt = results.filter(metric="explained_variance", representation="sae")
+    none = {name: pl.lit(None, dtype=rebuilt.schema[name]) for name in ("latents", "seed")}
+    components = rebuilt.with_columns(representation=pl.lit("pca"), sae_id=pl.lit(""), value=0.625, **none)
+    write_table(tmp_path / "results.parquet", pl.concat([results, logmel, components]))
+    made = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    page = made.section("overview").replace("\u00a0", " ")
+    assert "As many principal components reconstruct 62 %." in page
+    assert "204 principal components: 62.5 %" in made.section("summary").replace("\u00a0", " ")
+    assert len(made.specs["explained-variance-0"]["datasets"]) == 2
+    assert "Without any model, log-mel statistics reach 40 % (95 % interval 31 % to 52 %; chance up to 14 %)." in page
 
 
 def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:

@@ -82,18 +82,30 @@ def against_sparsity(rows: pl.DataFrame, *, y_title: str, sparsities: Sequence[f
 
 
 def lines_by_layer(
-    rows: pl.DataFrame, *, y_title: str, layers: Sequence[int], sparsities: Sequence[float]
+    rows: pl.DataFrame,
+    *,
+    y_title: str,
+    layers: Sequence[int],
+    sparsities: Sequence[float],
+    reference: pl.DataFrame | None = None,
 ) -> alt.LayerChart:
     """Draw a metric against sparsity: one line per layer, the nulls (if any) dashed in grey.
 
-    `layers` are all layers of the page, so that each keeps its colour.
+    `layers` are all layers of the page, so that each keeps its colour. `reference` is another representation, dashed.
     """
     data, colours = plain_rows(rows), layer_colours(layers)
     shown = data["layer"].unique().sort().to_list()
     x, colour = sparsity_axis(sparsities), fixed_colour("layer:O", {layer: colours[layer] for layer in shown})
     y = alt.Y("value:Q").title(y_title).scale(alt.Scale(zero=False)).axis(format=PERCENT)
     base = alt.Chart(data).encode(x=x, color=colour.title("layer"))
+    other = [plain_rows(reference)] if reference is not None and reference.height else []
     return layered(
+        *(
+            alt.Chart(part.filter(pl.col("layer").is_in(shown)))
+            .mark_line(strokeDash=[5, 4], strokeWidth=1.5, point=part["label"].n_unique() == 1)
+            .encode(x=x, y=y, color=colour.title("layer"), tooltip=tooltip("layer:O", "label:N", "k:Q"))
+            for part in other
+        ),
         *(chart.encode(detail="layer:O") for chart in null_line(data, x, "null_mean", y_title)),
         *intervals(data, base, y_title),
         *curve(base, y, tooltip("layer:O", "label:N", "k:Q")),

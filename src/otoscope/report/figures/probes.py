@@ -132,7 +132,10 @@ def explained_variance(results: Results) -> Figure | None:
     rows = results.of("explained_variance", "sae")
     if rows.is_empty():
         return None
+    components = results.of("explained_variance", "pca").filter(pl.col("pooling").is_in(rows["pooling"].implode()))
     null = " Dotted grey: the null." if rows["null_mean"].is_not_nan().any() else ""
+    if components.height:
+        null += " Dashed: as many principal components of the training rows as active latents."
     metrics = ["explained_variance", "mse", "cosine", "l0", "dead_fraction", "always_on_fraction"]
     return Figure(
         name="explained-variance",
@@ -145,11 +148,15 @@ def explained_variance(results: Results) -> Figure | None:
         panels=[
             Panel(
                 charts.lines_by_layer(
-                    rows, y_title="explained variance", layers=results.layers, sparsities=results.sparsities
+                    rows,
+                    y_title="explained variance",
+                    layers=results.layers,
+                    sparsities=results.sparsities,
+                    reference=components,
                 )
             )
         ],
-        table=tables.result_rows(results.of(metrics, "sae")),
+        table=tables.result_rows(results.of(metrics, ["sae", "pca"])),
     )
 
 

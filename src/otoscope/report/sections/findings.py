@@ -7,7 +7,7 @@ import polars as pl
 
 from otoscope import formatting
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
-from otoscope.metrics.predictions import accuracy_difference
+from otoscope.metrics.predictions import accuracy_difference, recall_by_class
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
@@ -91,7 +91,9 @@ def _variance_tile(results: Results) -> list[Tile]:
     if near is None:
         return []
     name = f"explained variance at {sparsity(at)}, layer {near['layer']}"
-    return [_tile(name, percent(near["value"]), near, [f"predicting the mean: 0{NBSP}%"])]
+    components = results.components_of(near)
+    same = [f"{count(near['k'], 'principal component')}: {percent(components['value'])}"] if components else []
+    return [_tile(name, percent(near["value"]), near, [*same, f"predicting the mean: 0{NBSP}%"])]
 
 
 def _factor_tiles(results: Results) -> list[Tile]:
@@ -165,7 +167,8 @@ def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Find
                 f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
                 f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
-                f"Layer {best.layer} was chosen because {best.reason}.{_without_model(results, label)}",
+                f"Layer {best.layer} was chosen because {best.reason}.{unread_classes(run, label, dense)}"
+                f"{_without_model(results, label)}",
             )
         )
     rows_of_codes = [codes for at in results.headline_sparsities if (codes := results.codes_of(label, at))]
@@ -243,6 +246,7 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
     if dense:
         reached = f"{percent(dense['value'])} ({backed(dense)})"
         parts.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
+        parts += filter(None, [unread_classes(run, label, dense).strip()])
         parts += filter(None, [_without_model(results, label).strip()])
     if codes := results.codes_of(label, results.reference_sparsity):
         parts.append(_loss_sentence(run, label, codes, thin=thin))
@@ -259,15 +263,43 @@ def _without_model(results: Results, label: str) -> str:
 
 
 def _loss_sentence(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
+    return f"{_loss(run, label, codes, thin=thin)}.{unread_classes(run, label, codes)}"
+
+
+def _loss(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
     dense = run.results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
     reached = f"{percent(codes['value'])} ({backed(codes)})"
     where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
     start = f"At {sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
     if dense is None:
-        return f"{start}."
+        return start
     if thin:
-        return f"{start}; that layer's dense activations reach {percent(dense['value'])}."
-    return f"{start}, {codes_against_layer(run, label, codes, dense)}."
+        return f"{start}; that layer's dense activations reach {percent(dense['value'])}"
+    return f"{start}, {codes_against_layer(run, label, codes, dense)}"
+
+
+MAX_UNREAD = 5
+"""Classes without recall beyond chance that a sentence names."""
+
+
+def unread_classes(run: RunData, label: str, row: Row, *, source: str = "") -> str:
+    """Return the classes whose recall is no higher than by chance, as a sentence after a blank; empty without any.
+
+    Chance is the share of all test clips with this prediction. An accuracy over all classes hides such a class.
+    """
+    predicted_classes = run.predicted_by(label, row)
+    if predicted_classes is None:
+        return ""
+    unread = recall_by_class(predicted_classes).filter(pl.col("recall") <= pl.col("chance"))
+    if unread.is_empty():
+        return ""
+    named = [
+        f"{one['class']} ({percent(one['recall'], 0)}, chance {percent(one['chance'], 0)})"
+        for one in unread.sort("recall", "class").head(MAX_UNREAD).iter_rows(named=True)
+    ]
+    more = [f"{unread.height - MAX_UNREAD} more"] if unread.height > MAX_UNREAD else []
+    of = f" from {source}" if source else ""
+    return f" Recall{of} is no higher than by chance for {comma_list([*named, *more])}."
 
 
 def codes_against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
@@ -302,9 +334,9 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
             continue
         ordered = rows.sort("value")
         low, high = ordered.row(0, named=True), ordered.row(-1, named=True)
-        span = f"{percent(high['value'])} (layer {high['layer']})"
+        span = _explained_at(results, high)
         if low["layer"] != high["layer"]:
-            span = f"{percent(low['value'])} (layer {low['layer']}) to {span}"
+            span = f"{_explained_at(results, low)} to {span}"
         parts.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({describe_rows(high)})")
     if not parts:
         return []
@@ -314,6 +346,13 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
             f"The dictionaries explain {comma_list(parts)}; predicting the training mean explains 0{NBSP}%.",
         )
     ]
+
+
+def _explained_at(results: Results, row: Row) -> str:
+    """Return explained variance with its layer, and that of as many principal components."""
+    components = results.components_of(row)
+    same = f"; as many principal components: {percent(components['value'])}" if components else ""
+    return f"{percent(row['value'])} (layer {row['layer']}{same})"
 
 
 def factor_findings(

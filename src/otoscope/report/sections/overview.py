@@ -13,7 +13,7 @@ from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.findings import codes_against_layer
+from otoscope.report.sections.findings import codes_against_layer, unread_classes
 from otoscope.report.sections.gallery import ClipCard, Gallery
 from otoscope.report.sections.strict_findings import (
     describe_advantage,
@@ -51,7 +51,7 @@ def overview(run: RunData, caution: str, answers: Sequence[tuple[str, str]] = ()
         return Overview(caution, [])
     strict = StrictResults.of(run.results.rows)
     of_claims = [f"{claim}: {outcome}." for claim, outcome in answers]
-    measured = _strict(strict) if strict else _held_out(run)
+    measured = _strict(run, strict) if strict else _held_out(run)
     return Overview(caution, [*of_claims, *measured][:MAX_SENTENCES])
 
 
@@ -83,9 +83,11 @@ def _held_out(run: RunData) -> Iterator[str]:
             yield f"The codes predict {held} of {count(rows.height, 'factor')}{where}{more}."
     row = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
     if row is not None:
+        components = results.components_of(row)
+        same = f" As many principal components reconstruct {percent(components['value'], 0)}." if components else ""
         yield (
             f"The codes reconstruct {percent(row['value'], 0)} of the variance of layer {row['layer']} at "
-            f"{sparsity(row['sparsity'])} sparsity, in {count(row['groups'], f'unseen {noun}')}."
+            f"{sparsity(row['sparsity'])} sparsity (k={row['k']}), in {count(row['groups'], f'unseen {noun}')}.{same}"
         )
 
 
@@ -99,12 +101,20 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
         yield (
             f"A linear probe on layer {dense['layer']} predicts the {label} of {percent(dense['value'], 0)} of "
             f"{count(dense['n'], 'clip')} of {count(dense['groups'], f'unseen {noun}')}{_in_brackets(dense)}."
+            f"{unread_classes(run, label, dense)}"
         )
     if codes is not None and dense is not None:
         at, against = sparsity(codes["sparsity"]), codes_against_layer(run, label, codes, dense)
-        yield f"On the codes of that layer at {at} sparsity it reaches {percent(codes['value'], 0)}, {against}."
+        yield (
+            f"On the codes of that layer at {at} sparsity it reaches {percent(codes['value'], 0)}, {against}."
+            f"{unread_classes(run, label, codes)}"
+        )
     rows = {name: results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
-    each = [f"{representation_label(name)} reach {percent(row['value'], 0)}" for name, row in rows.items() if row]
+    each = [
+        f"{representation_label(name)} reach {percent(row['value'], 0)}{_in_brackets(row)}"
+        for name, row in rows.items()
+        if row
+    ]
     if each:
         yield f"Without any model, {comma_list(each)}."
 
@@ -120,10 +130,14 @@ def _in_brackets(row: Row) -> str:
     return f" ({'; '.join(parts)})" if parts else ""
 
 
-def _strict(results: StrictResults) -> Iterator[str]:
+def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
     main = results.main
     for comparison in results.task_comparisons[:1]:
-        yield _task(comparison, layer=results.layer, at=main["sparsity"] if main is not None else None)
+        question = comparison.metric, DENSE, comparison.target
+        rows = {"the layer": results.one(*question), "the codes": results.first_codes(question[0], question[2])}
+        unread = [unread_classes(run, question[2], row, source=name) for name, row in rows.items() if row]
+        of_task = _task(comparison, layer=results.layer, at=main["sparsity"] if main is not None else None)
+        yield f"{of_task}{''.join(unread)}"
     dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
     if dense is not None and codes is not None and known(dense["value"]) and known(codes["value"]):
         counts = [round(row["value"] * row["n"]) for row in (dense, codes)]
