@@ -124,9 +124,11 @@ def suggest(name: object, known: Iterable[object]) -> str:
 def quote(value: object) -> str:
     r"""Return a value as the user wrote it: text in quotes, without escaped backslashes; a very long one is cut.
 
-    >>> print(quote(r"(?P<group>speaker\d+)"), quote("two\nlines"), quote(3))
-    '(?P<group>speaker\d+)' 'two\nlines' 3
+    >>> print(quote(r"(?P<group>speaker\d+)"), quote("two\nlines"), quote(3), quote(True), quote(None))
+    '(?P<group>speaker\d+)' 'two\nlines' 3 true nothing
     """
+    if value is None or isinstance(value, bool):
+        return "nothing" if value is None else str(value).lower()
     if isinstance(value, str) and value.isprintable() and "'" not in value:
         return f"'{_shortened(value)}'"
     return _shortened(repr(value))

@@ -48,7 +48,7 @@ def test_parse_config_round_trip_through_json(tmp_path: Path) -> None:
         ("corpus: {kind: synth}\nevaluate: {protocols: [stricct]}\n", r"got 'stricct'; did you mean strict\?"),
         ("name: a/b\ncorpus: {kind: synth}\n", "name: got 'a/b'"),
         ("model: x\n", "'corpus' is missing"),
-        ("- a\n- b\n", "must hold `key: value` lines, got list"),
+        ("- a\n- b\n", "must hold `key: value` lines, got a list"),
         ("", "must hold `key: value` lines, got nothing"),
         ("a: [\n", "not valid YAML"),
         ("corpus: {kind: fsdd, root: '${NO_SUCH_VARIABLE}'}\n", "NO_SUCH_VARIABLE, which is not set"),
@@ -326,6 +326,48 @@ def test_load_config_reads_no_as_false(tmp_path: Path) -> None:
 )
 def test_load_config_error_names_the_line(tmp_path: Path, text: str, line: int) -> None:
     with pytest.raises(ConfigError, match=rf"\(line {line}\)$"):
+        load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("corpus:\n  kind:folder\n", r"line 2: write a blank after the colon \('kind: folder'\); corpus: got"),
+        ("corpus:\n  kind:folder\n  root: x\n", r"line 3, column 7: .*; line 2: write a blank .*\('kind: folder'\)$"),
+        ("corpus: {kind:folder, root: x}\n", r"line 1: write a blank .*\('kind: folder'\); corpus.kind is missing"),
+        ("name:x\n", r"must hold `key: value` lines, got 'name:x'; line 1: write a blank .*\('name: x'\)"),
+        ("corpus:\n", "corpus: got nothing; give `kind: ...`"),
+        ("corpus: {kind: synth}\nextract:\n", r"extract: got nothing; give `key: value` lines under it, or remove it"),
+        ("corpus: {kind: folder, root: }\n", r"corpus.root: give a path; got nothing"),
+        ("corpus: {kind: synth}\nmax_set_aside: 50\n", r"got 50; .* equal to 1; 50 % is 0.5 \(line 2\)"),
+        ("corpus: {kind: synth}\nmax_set_aside: 12.5%\n", r"got '12.5%'; .*; 12.5 % is 0.125"),
+        ("corpus: {kind: synth}\ntrain: {sparsities: [0.5, 95]}\n", "sparsities.1: got 95; .*; 95 % is 0.95"),
+        ("corpus: {kind: synth}\nevaluate: {strict: {folds: 2000}}\n", r"equal to 1000 \(line 2\)$"),
+    ],
+)
+def test_load_config_error_says_what_to_write(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        load_config(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "modle: x\ncorpus: {kind: synht}\n",
+            r"unknown key 'modle'.* \(line 1\); corpus.kind: no corpus kind 'synht'.* \(line 2\)$",
+        ),
+        ("max_set_aside: 2\ncorpsu: {}\n", r"unknown key 'corpsu'; did .* \(line 2\); .*'corpus' is missing"),
+        ("corpus: {knd: folder, root: x}\n", r"unknown key corpus.knd; did you mean kind\? \(line 1\)$"),
+        ("corpus: {kind: folder, rot: x}\n", "unknown key corpus.rot; did you mean root.*; corpus.root is missing"),
+        (
+            "corpus: {kind: fsdd, takes: 1}\ntrain: {presets: [a]}\ndevice: gpu\nreport: {clips: 0}\n",
+            r"corpus.root is missing .*\(line 1\); device: got 'gpu'.*\(line 3\); .*; and 1 other problem$",
+        ),
+    ],
+)
+def test_load_config_reports_all_problems_misspelt_keys_first(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
         load_config(written(tmp_path, text))
 
 

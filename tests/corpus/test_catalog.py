@@ -131,7 +131,7 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
         ),
         (
             {"kind": "folder", "rot": "x", "grop_from": "top"},
-            r"corpus\.root is missing.*corpus\.rot.*corpus\.grop_from",
+            r"corpus\.rot.*corpus\.grop_from.*corpus\.root is missing",
         ),
         (
             {"kind": "folder", "root": "x", "group_pattern": "(?P<group>a)", "group_from": "top"},

@@ -122,7 +122,7 @@ def test_train_config_preset_applies_changes():
         ),
         ({"init": "random"}, r"^init: got 'random'; Known: linear, points, principal, tied$"),
         ({"init": "principle"}, r"^init: got 'principle'; did you mean principal\? Known: linear"),
-        ({"scaling": None}, r"^scaling: got None; did you mean none\? Known: auto, dimensions, none, rows$"),
+        ({"scaling": None}, r"^scaling: got nothing; did you mean none\? Known: auto, dimensions, none, rows$"),
         ({"dictionary": "archetypel"}, r"^dictionary: got 'archetypel'; did you mean archetypal\?"),
     ],
 )

@@ -1,10 +1,16 @@
 """Base model of configuration sections, and types of settings that several sections have."""
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Literal, ParamSpec, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from otoscope.errors import ConfigError
 
 Value = TypeVar("Value")
+Arguments = ParamSpec("Arguments")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seeds that NumPy, PyTorch and scikit-learn all accept."""
@@ -19,6 +25,23 @@ class Section(BaseModel):
     """Section of the configuration: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+SETTING_ERROR = "setting"
+"""Type of a validation error with a complete message."""
+
+
+def collect_errors(validator: Callable[Arguments, Value]) -> Callable[Arguments, Value]:
+    """Return a validator whose `ConfigError` is one of the errors of a configuration, and does not hide the others."""
+
+    @wraps(validator)
+    def collecting(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Value:
+        try:
+            return validator(*args, **kwargs)
+        except ConfigError as error:
+            raise PydanticCustomError(SETTING_ERROR, "{text}", {"text": str(error)}) from error
+
+    return collecting
 
 
 def as_tuple(value: Value | tuple[Value, ...]) -> tuple[Value, ...]:

@@ -7,32 +7,45 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from otoscope.config.base import SETTING_ERROR
 from otoscope.config.run import RunConfig
-from otoscope.config.yaml_text import complete_mapping, key_lines, read_mapping
-from otoscope.corpus.catalog import CORPORA, corpus_class
+from otoscope.config.yaml_text import complete_mapping, key_lines, missing_blank, read_mapping
+from otoscope.corpus.catalog import CORPORA, corpus_class, expectation
 from otoscope.errors import MAX_QUOTED, ConfigError, quote, suggest
+from otoscope.formatting import count
 from otoscope.paths import user_path
 
 MAX_REPORTED = 3
 """Maximum number of settings in one message."""
 
 
-def describe_errors(errors: Iterable[Any], raw: Mapping[str, Any]) -> str:
-    """Return pydantic's errors as one line: key, got and allowed values of each setting."""
+class InvalidSettings(ConfigError):
+    """Settings of a configuration are unusable; `problems` has a line for each, misspelt keys first."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        more = len(problems) - MAX_REPORTED
+        shown = [*problems[:MAX_REPORTED], *([f"and {count(more, 'other problem')}"] if more > 0 else [])]
+        super().__init__(f"{where}: {'; '.join(shown)}")
+        self.where, self.problems = where, problems
+
+
+def describe_errors(errors: Iterable[Any], raw: Mapping[str, Any]) -> list[str]:
+    """Return pydantic's errors: key, got and allowed values of each setting; misspelt keys first."""
     by_key: dict[str, list[Any]] = {}
-    for error in errors:
+    for error in sorted(errors, key=lambda error: error["type"] != "extra_forbidden"):
         by_key.setdefault(_key(error["loc"]), []).append(error)
     # an error in a list entry is more specific than the error that the list is not a single value
-    messages = [
+    return [
         _describe(quote(key)[1:-1], some, raw)
         for key, some in by_key.items()
         if not any(k.startswith(f"{key}.") for k in by_key)
     ]
-    return "; ".join(messages[:MAX_REPORTED])
 
 
 def _describe(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
     error = errors[0]
+    if error["type"] == SETTING_ERROR:
+        return error["msg"]
     if len(errors) > 1:  # a union: no kind matched
         return f"{key}: got {quote(error['input'])}; should be {', or '.join(map(_expected_kind, errors))}"
     if error["type"] == "extra_forbidden":
@@ -48,7 +61,17 @@ def _describe(key: str, errors: list[Any], raw: Mapping[str, Any]) -> str:
         shown = str(error["input"])[:MAX_QUOTED]
         example = "[0.9], each between 0 and 1" if key == "train.sparsities" else f"[{shown}]"
         return f"{key}: got {quote(error['input'])}; give a list, e.g. {example}"
-    return f"{key}: got {quote(error['input'])}; {error['msg'].removeprefix('Value error, ')}"
+    return f"{key}: got {quote(error['input'])}; {expectation(error)}{_of_percent(error)}"
+
+
+def _of_percent(error: Any) -> str:
+    """Return the share that a percentage stands for, where a share is expected; else an empty string."""
+    text = str(error["input"]).strip()
+    is_share = error["type"].startswith("less_than") and 1 in error["ctx"].values()
+    percent = re.fullmatch(r"(\d+(?:\.\d+)?) ?%?", text)
+    if percent is None or not (is_share or text.endswith("%")) or float(percent[1]) > 100:
+        return ""
+    return f"; {percent[1]} % is {float(percent[1]) / 100:g}"
 
 
 def _expected_kind(error: Any) -> str:
@@ -101,6 +124,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         return _parse(raw, path, overrides)
     except ConfigError as error:
         if not (offending := _offending_overrides(raw, path, overrides)):
+            if isinstance(error, InvalidSettings):
+                first, *others = [f"{problem}{_line_of(problem, text)}" for problem in error.problems]
+                raise InvalidSettings(error.where, [*missing_blank(text), first, *others]) from error
             raise ConfigError(f"{error}{_line_of(str(error).removeprefix(str(path)), text)}") from error
         message = str(error).removeprefix(f"{path}: ")
         raise ConfigError(message if message.startswith("--set") else f"{offending}: {message}") from error
@@ -147,7 +173,7 @@ def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> Run
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{where}: {describe_errors(error.errors(), raw)}") from error
+        raise InvalidSettings(where, describe_errors(error.errors(), raw)) from error
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.config.base import Latents, Layers, Section, Seed, Share, Unique, as_tuple
+from otoscope.config.base import Latents, Layers, Section, Seed, Share, Unique, as_tuple, collect_errors
 from otoscope.config.mariotte2025 import PAPER_SPARSITIES, Mariotte2025Settings
 from otoscope.config.strict import StrictSettings
 from otoscope.config.yaml_text import MAX_NAME
@@ -76,12 +76,16 @@ class ExtractSettings(Section):
 
     @field_validator("store")
     @classmethod
+    @collect_errors
     def _expand_home(cls, value: str | None) -> str | None:
         if value is None or "://" in value:
             return value
         if scheme := re.match(r"(\w[\w+.-]+):", value):  # two letters at least: one is a drive of Windows
             raise ValueError(f"an address has two slashes after its scheme, as in {scheme[1]}://...")
-        return str(user_path(value))
+        try:
+            return str(user_path(value))
+        except ConfigError as error:
+            raise ConfigError(f"extract.store: {error}") from error
 
     @model_validator(mode="after")
     def _one_kind_of_segments(self) -> "ExtractSettings":
@@ -114,6 +118,7 @@ class TrainSettings(Section):
 
     @field_validator("presets", mode="before")
     @classmethod
+    @collect_errors
     def _check_presets(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             raise ConfigError(f"train.presets: got {quote(value)}; give `NAME: {{based_on: default, ...}}`")
@@ -142,6 +147,7 @@ class TrainSettings(Section):
         return as_tuple(self.latents)
 
     @model_validator(mode="after")
+    @collect_errors
     def _trainable(self) -> "TrainSettings":
         lists = (self.poolings, self.preset_names, self.dictionaries, self.sparsities, self.seeds)
         if (saes := math.prod(map(len, lists))) > MAX_SAES:
@@ -309,6 +315,7 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    @collect_errors
     def _check_limit_presets(self) -> "RunConfig":
         for name in self.evaluate.strict.limit_presets:
             self.train.require(name, key="evaluate.strict.limit_presets", poolings=self.train.poolings[:1])
@@ -323,6 +330,7 @@ class RunConfig(Section):
 
     @field_validator("corpus", mode="before")
     @classmethod
+    @collect_errors
     def _corpus(cls, value: object) -> object:
         if isinstance(value, CorpusSpec):
             return value

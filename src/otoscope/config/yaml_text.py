@@ -231,6 +231,7 @@ def read_mapping(path: Path) -> ConfigText:
     """Read a configuration file; raise `ConfigError` if it is missing, unreadable or no mapping in YAML."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder without config.yaml; give a run folder or a YAML file")
+    text = ""
     try:
         with open_regular(path):
             text = path.read_text(encoding="utf-8-sig")
@@ -243,11 +244,23 @@ def read_mapping(path: Path) -> ConfigText:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except ConfigError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError("; ".join([f"{path} is not valid YAML: {error}", *missing_blank(text)])) from error
     if not isinstance(mapping, dict):
-        got = "nothing" if mapping is None else type(mapping).__name__
-        raise ConfigError(f"{path} must hold `key: value` lines, got {got}")
+        got = "a list" if isinstance(mapping, list) else quote(mapping)
+        raise ConfigError("; ".join([f"{path} must hold `key: value` lines, got {got}", *missing_blank(text)]))
     return ConfigText(text, mapping)
+
+
+def missing_blank(text: str) -> list[str]:
+    r"""Return where the first key of a YAML text without a blank after its colon is; empty if there is none.
+
+    >>> missing_blank("corpus:\n  kind:folder\n  root: 'C:x'")
+    ["line 2: write a blank after the colon ('kind: folder')"]
+    """
+    for number, line in enumerate(text.splitlines(), start=1):
+        if found := re.search(r"(?:^|[{,])\s*(?:- +)?([a-z_]+):([^\s/\\:,}\]][^,}]*)", line.partition(" #")[0]):
+            return [f"line {number}: write a blank after the colon ('{found[1]}: {found[2].strip()}')"]
+    return []
 
 
 def complete_mapping(mapping: dict[str, Any], path: Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Corpus kinds by name, and the calls from settings to a corpus."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TypeVar
@@ -35,7 +36,7 @@ def corpus_class(kind: object) -> type[CorpusSpec]:
     if kind is None:
         raise ConfigError(f"corpus.kind is missing; {suggest('', CORPORA)}")
     if not isinstance(kind, str) or kind not in CORPORA:
-        raise ConfigError(f"no corpus kind {quote(kind)}; {suggest(kind, CORPORA)}")
+        raise ConfigError(f"corpus.kind: no corpus kind {quote(kind)}; {suggest(kind, CORPORA)}")
     return resolve_name(CORPORA[kind])
 
 
@@ -47,6 +48,8 @@ def corpus_from_dict(settings: Settings) -> CorpusSpec:
     >>> corpus_from_dict({"kind": "fsdd", "root": "recordings", "takes": 5}).kind
     'fsdd'
     """
+    if "kind" not in settings and (near := get_close_matches("kind", map(str, settings), n=1)):
+        raise ConfigError(f"unknown key corpus.{near[0]}; did you mean kind?")
     return validate_settings(corpus_class(settings.get("kind")), settings)
 
 
@@ -55,8 +58,9 @@ def validate_settings(model: type[Model], settings: Settings, *, section: str = 
     try:
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        faults = [_describe(fault, model, section) for fault in error.errors()]
-        raise ConfigError("; ".join(faults)) from error
+        # a misspelt key is often the reason why another one is missing
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        raise ConfigError("; ".join(_describe(fault, model, section) for fault in faults)) from error
 
 
 def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
@@ -71,7 +75,19 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
     if fault["type"] == "tuple_type":
         return f"{key}: got {quote(fault['input'])}; give a list, e.g. [{quote(fault['input'])}]"
     got = "" if isinstance(fault["input"], Mapping) else f"; got {quote(fault['input'])}"
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{got}"
+    return f"{key}: {expectation(fault)}{got}"
+
+
+def expectation(fault: ErrorDetails) -> str:
+    """Return the value that is expected in the place of a wrong one, without names of Python."""
+    kinds = {"path_type": "give a path"} | dict.fromkeys(
+        SECTION_FAULTS, "give `key: value` lines under it, or remove it"
+    )
+    return kinds.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+
+
+SECTION_FAULTS = ("model_type", "dict_type", "model_attributes_type")
+"""Types of validation errors of a value in the place of a section."""
 
 
 def list_clips(spec: CorpusSpec, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:
