@@ -7,7 +7,14 @@ import torch
 
 from otoscope import hardware
 from otoscope.errors import ConfigError
-from otoscope.hardware import available_cores, column_sums, find_device, flop_per_s, peak_memory_bytes
+from otoscope.hardware import (
+    available_cores,
+    available_threads,
+    column_sums,
+    find_device,
+    flop_per_s,
+    peak_memory_bytes,
+)
 
 NO_GPU = not torch.cuda.is_available()
 METAL = torch.backends.mps.is_available()
@@ -101,3 +108,10 @@ def test_flop_per_s_measures_a_slow_product_on_few_rows(monkeypatch: pytest.Monk
     times_s = iter([0.0, 5.0, 5.0, 9.0])  # of 16 rows, without instructions for the number type; a third would fail
     monkeypatch.setattr("otoscope.hardware.time", SimpleNamespace(perf_counter=lambda: next(times_s)))
     assert flop_per_s(dtype=torch.bfloat16) == 2 * 16 * 768 * 2048 / 4.0
+
+
+def test_available_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert available_threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert available_threads() >= 1

@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,3 +139,42 @@ def one_thread() -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def available_threads() -> int:
+    """Return the number of processors that this process may use, or `OMP_NUM_THREADS` if it is set."""
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    if requested.isdecimal() and int(requested) > 0:
+        return int(requested)
+    return available_cores()
+
+
+class Team:
+    """Threads that share the parts of a job; the calling thread is one of them.
+
+    A second OpenMP runtime beside PyTorch's would spin between jobs; these threads wait, and each step may come from
+    any thread.
+    """
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        if threads < 1:
+            raise ConfigError(f"threads must be at least 1, got {threads}")
+        self.threads = threads
+        # threads start in the first job and keep its limit of one PyTorch thread each; products alone do not adopt it
+        initialise = torch.get_num_threads
+        self._pool = ThreadPoolExecutor(threads - 1, "otoscope", initialise) if threads > 1 else None
+
+    def run(self, job: Callable[[int, int], None], parts: Iterable[int]) -> None:
+        """Call `job(thread, part)` for every part, in any order and from several threads; return when all are done."""
+        waiting = iter(list(parts))  # the interpreter's lock guards the iterator
+
+        def work(thread: int) -> None:
+            for part in waiting:
+                job(thread, part)
+
+        others = [self._pool.submit(work, i) for i in range(1, self.threads)] if self._pool else []
+        work(0)
+        for other in others:
+            other.result()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otoscope.sae import kernels
+from otoscope.sae import kernel_selection, kernels
 from otoscope.sae.kernel_step import as_table, new_table
 
 STEP = 1 << 21
@@ -15,11 +15,11 @@ WIDTHS = [1, 2, 7, 16, 33, 768]
 
 def chosen(values, k, *, guess=0):
     pre = np.array(values, np.float32 if np.asarray(values).dtype != np.float64 else np.float64)
-    line = np.zeros(-(-len(pre) // kernels.BLOCK) * kernels.BLOCK, pre.dtype)
-    kernels.rectify(pre, np.zeros_like(pre), line[: len(pre)])
+    line = np.zeros(-(-len(pre) // kernel_selection.BLOCK) * kernel_selection.BLOCK, pre.dtype)
+    kernel_selection.rectify(pre, np.zeros_like(pre), line[: len(pre)])
     keys = line.view(np.int32 if line.dtype == np.float32 else np.int64)
     places, kept = np.zeros(len(line), np.int32), np.zeros(len(line), keys.dtype)
-    count, _ = kernels.choose(keys, k, guess, STEP, places, kept)
+    count, _ = kernel_selection.choose(keys, k, guess, STEP, places, kept)
     assert (kept[:count] == keys[places[:count]]).all()
     return places[:count]
 

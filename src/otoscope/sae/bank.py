@@ -21,12 +21,12 @@ from torch import Tensor
 
 from otoscope.artifacts import fingerprint, read_tensors, require_fingerprint, write_tensors
 from otoscope.errors import ConfigError, DamagedArtifact, OtoscopeError, StaleArtifact
-from otoscope.hardware import find_device, one_thread
+from otoscope.hardware import available_threads, find_device, one_thread
 from otoscope.paths import user_path
 from otoscope.sae.checkpoint import load_strictly, to_array
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import RowSource, Shuffle, cache_rows
-from otoscope.sae.kernel_step import available_threads, pick_stepper
+from otoscope.sae.kernel_step import pick_stepper
 from otoscope.sae.optimiser import StepperFactory
 from otoscope.sae.plan import ResolvedConfig, member_bytes, memory_budget, require_fits, resolve, rows_bytes
 from otoscope.sae.sparsifiers.base import Sparsifier

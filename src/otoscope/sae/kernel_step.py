@@ -3,10 +3,8 @@
 `KernelStepper` supports TopK and BatchTopK on the CPU; `pick_stepper` chooses the faster stepper for a model.
 """
 
-import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -17,10 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from otoscope.errors import ConfigError, DamagedArtifact
-from otoscope.hardware import available_cores, one_thread
-from otoscope.sae import kernels
+from otoscope.hardware import Team, available_threads, one_thread
+from otoscope.sae import kernel_selection, kernels
 from otoscope.sae.config import TrainConfig
-from otoscope.sae.kernels import AdamNumbers, Array, ByLatent, Entries, Parameter, Scratch
+from otoscope.sae.kernels import AdamNumbers, Array, ByLatent, Dense, Entries, GradientSums, Parameter, Scratch
 from otoscope.sae.losses import level_budgets, prefix_ends
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import Losses, Stepper, TorchStepper, require_counters
@@ -38,6 +36,14 @@ GUESS_STEP = 0.2
 """Share by which the threshold of a row is lowered to become the guess for the next row."""
 FASTER = 1.3
 """Speed of bfloat16 products, relative to float32, from which they are used."""
+MATRIX_UNIT = 3.0
+"""The same speed from which a processor is taken to have a unit for products of matrices, such as AMX."""
+DENSE_RATIO, MATRIX_UNIT_DENSE_RATIO = 3, 12
+"""With this number of latents per active one or fewer, products with all atoms are faster than sums over active ones.
+
+Without and with a unit for products of matrices (docs/benchmarks.md)."""
+BLOCKS = 8
+"""Parts of the latents in the products of gradients; their number is fixed, which keeps sums the same."""
 
 
 def pick_stepper(
@@ -66,30 +72,32 @@ def is_supported(sae: SparseAutoencoder, config: TrainConfig) -> bool:
 
 
 @cache
-def fastest_precision() -> torch.dtype:
-    """Return the precision in which this machine multiplies matrices fastest, measured once, in milliseconds."""
-    x, weights = torch.ones(64, 512), torch.ones(1024, 512)
+def bfloat16_speed() -> float:
+    """Return the speed of products in bfloat16 relative to float32, measured once, in milliseconds."""
+    x, weights = torch.ones(256, 768), torch.ones(1024, 768)
     with one_thread():
-        seconds = {dtype: _seconds(x.to(dtype), weights.to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
-    faster = seconds[torch.float32] > FASTER * seconds[torch.bfloat16]
-    return torch.bfloat16 if faster else torch.float32
+        seconds = [_seconds(x.to(dtype), weights.to(dtype)) for dtype in (torch.float32, torch.bfloat16)]
+    return seconds[0] / seconds[1]
+
+
+def fastest_precision() -> torch.dtype:
+    """Return the precision in which this machine multiplies matrices fastest."""
+    return torch.bfloat16 if bfloat16_speed() > FASTER else torch.float32
+
+
+def dense_ratio(precision: torch.dtype) -> int:
+    """Return the latents per active one up to which this machine multiplies whole matrices faster than it gathers."""
+    unit = precision == torch.bfloat16 and bfloat16_speed() > MATRIX_UNIT
+    return MATRIX_UNIT_DENSE_RATIO if unit else DENSE_RATIO
 
 
 def _seconds(x: Tensor, weights: Tensor) -> float:
     times: list[float] = []
-    for _ in range(6):
+    for _ in range(5):
         start = time.perf_counter()
         torch.mm(x, weights.T)
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def available_threads() -> int:
-    """Return the number of processors that this process may use, or `OMP_NUM_THREADS` if it is set."""
-    requested = os.environ.get("OMP_NUM_THREADS", "")
-    if requested.isdecimal() and int(requested) > 0:
-        return int(requested)
-    return available_cores()
 
 
 def chunk_size(rows: int) -> int:
@@ -99,35 +107,6 @@ def chunk_size(rows: int) -> int:
     [1, 4, 128, 256]
     """
     return min(CHUNK, -(-rows // 4))
-
-
-class Team:
-    """Threads that share the parts of a job; the calling thread is one of them.
-
-    A second OpenMP runtime beside PyTorch's would spin between jobs; these threads wait, and each step may come from
-    any thread.
-    """
-
-    def __init__(self, threads: int) -> None:
-        if threads < 1:
-            raise ConfigError(f"threads must be at least 1, got {threads}")
-        self.threads = threads
-        # threads start in the first job and keep its limit of one PyTorch thread each; products alone do not adopt it
-        initialise = torch.get_num_threads
-        self._pool = ThreadPoolExecutor(threads - 1, "otoscope", initialise) if threads > 1 else None
-
-    def run(self, job: Callable[[int, int], None], parts: Iterable[int]) -> None:
-        """Call `job(thread, part)` for every part, in any order and from several threads; return when all are done."""
-        waiting = iter(list(parts))  # the interpreter's lock guards the iterator
-
-        def work(thread: int) -> None:
-            for part in waiting:
-                job(thread, part)
-
-        others = [self._pool.submit(work, i) for i in range(1, self.threads)] if self._pool else []
-        work(0)
-        for other in others:
-            other.result()
 
 
 class Shape(NamedTuple):
@@ -157,8 +136,8 @@ class Shape(NamedTuple):
         size = chunk_size(self.rows)
         return chunk * size, min(self.rows, (chunk + 1) * size)
 
-    def entries(self, k: int, levels: int) -> Entries:
-        """Allocate `k` entries per row; 0 leaves everything empty."""
+    def entries(self, k: int, levels: int, *, dense: bool = False) -> Entries:
+        """Allocate `k` entries per row, the last level as a matrix if `dense`; 0 leaves everything empty."""
         rows, chunks = (self.rows, self.chunks) if k else (0, 0)
         return Entries(
             bounds=np.zeros((rows, levels + 1), np.int64),
@@ -168,18 +147,31 @@ class Shape(NamedTuple):
             counts=np.zeros((chunks, self.latents), np.int64),
             residuals=as_table(new_table(rows * levels, self.width, self.table)),
             squares=np.zeros((rows, levels), self.dtype),
+            gathered=levels - dense,
         )
 
-    def ordered(self, k: int, levels: int) -> ByLatent:
-        """Allocate `k` entries per row in the order of latents; 0 leaves everything empty."""
-        offsets, value = np.zeros(self.latents + 1 if k else 0, np.int64), np.zeros((2, self.rows * k), self.dtype)
+    def dense(self, rows: int) -> Dense:
+        """Allocate the matrices of this number of rows, all or none."""
+        codes, slopes = torch.zeros(2, rows, self.latents, dtype=self.table)
+        chunks = self.chunks if rows else 0
+        return Dense(
+            as_bits(codes),
+            as_bits(slopes),
+            as_table(new_table(rows, self.width, self.table)),
+            counts=np.zeros((chunks, self.latents), np.int64),
+            sums=np.zeros((chunks, self.latents), self.dtype),
+        )
+
+    def ordered(self, k: int, levels: int, *, used: bool = True) -> ByLatent:
+        """Allocate `k` entries per row in the order of latents, without latents unless `used`."""
+        offsets, value = np.zeros(self.latents + 1 if used else 0, np.int64), np.zeros((2, self.rows * k), self.dtype)
         row = np.zeros(self.rows * k, np.uint32)
         return ByLatent(offsets, row, row if levels == 1 else np.zeros_like(row), *value)
 
     def scratch(self, levels: int) -> Scratch:
         """Allocate the buffers of one thread."""
         number, integer = (torch.float32, torch.int32) if self.dtype == np.float32 else (torch.float64, torch.int64)
-        keys = torch.zeros(-(-self.latents // kernels.BLOCK) * kernels.BLOCK, dtype=integer).numpy()
+        keys = torch.zeros(-(-self.latents // kernel_selection.BLOCK) * kernel_selection.BLOCK, dtype=integer).numpy()
         columns = kernels.columns_of(as_table(new_table(1, self.width, self.table)))
         return Scratch(
             codes=keys.view(self.dtype)[: self.latents],
@@ -201,6 +193,12 @@ def as_table(values: Tensor) -> Array:
     return values.view(torch.int32).numpy().view(np.uint32) if values.dtype == torch.bfloat16 else values.numpy()
 
 
+def as_tensor(values: Array) -> Tensor:
+    """Return a table, or an array of bits, as a tensor that shares its memory."""
+    rounded = values.dtype.kind == "u"
+    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(values)
+
+
 def as_bits(values: Tensor) -> Array:
     """Return a tensor as an array that shares its memory; bfloat16 as its bits."""
     return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
@@ -212,6 +210,9 @@ class Workspace:
 
     shape: Shape
     main: Entries
+    dense: Dense
+    gradients: list[Tensor]
+    """Products for the gradients of a part of the latents `[latents, width]`, per thread; without latents if none."""
     aux: Entries
     ordered: ByLatent
     aux_ordered: ByLatent
@@ -228,9 +229,10 @@ class KernelStepper:
     """Stepper for TopK and BatchTopK that updates the model's parameters in place.
 
     The errors of Matryoshka prefixes and of several budgets (`k_shares`), AuxK and a frozen decoder are supported.
-    Gradients, weights and moments have the model's precision. `precision` is that of products: inputs, weights,
-    pre-activations and residuals are rounded to it, and all sums are in the model's precision. A float64 model is
-    multiplied in float64. The resulting bytes are the same for any number of threads.
+    Weights, moments and sums have the model's precision. `precision` is that of products, to which their operands and
+    results are rounded; `table_precision` is that of rows, atoms and residuals that are gathered. By default, a float32
+    model is multiplied in the fastest precision and gathers bfloat16, which halves the memory traffic; in a float64
+    model nothing is rounded. The resulting bytes are the same for any number of threads.
     """
 
     def __init__(
@@ -241,6 +243,7 @@ class KernelStepper:
         dead_window_rows: int,
         threads: int | None = None,
         precision: torch.dtype | None = None,
+        table_precision: torch.dtype | None = None,
     ) -> None:
         if not is_supported(sae, config):
             raise ConfigError(
@@ -265,7 +268,10 @@ class KernelStepper:
             sae.decoder.requires_grad_(False)
         self.ends = np.array(prefix_ends(config.prefixes, sae.latents), np.int64)
         self.use_budgets(level_budgets(sae, config.prefixes, config.k_shares))
-        self._set_precision(precision or (fastest_precision() if self.dtype == np.float32 else torch.float64))
+        single = self.dtype == np.float32
+        self.table_precision = table_precision or (torch.bfloat16 if single else torch.float64)
+        precision = precision or (fastest_precision() if single else torch.float64)
+        self._set_precision(precision, dense_ratio(precision))
 
     def use_budgets(self, budgets: Sequence[int]) -> None:
         """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
@@ -274,12 +280,11 @@ class KernelStepper:
         self.level_weights = np.full(levels, 1 / levels, self.dtype)
         self._work: dict[int, Workspace] = {}
 
-    def _set_precision(self, precision: torch.dtype) -> None:
-        self.precision = precision
-        own = self.sae.encoder.dtype == precision
+    def _set_precision(self, precision: torch.dtype, ratio: int) -> None:
+        self.precision, self.dense_ratio = precision, ratio
         self.filters, self.atoms = (
-            weights.detach() if own else new_table(self.sae.latents, self.sae.width, precision)
-            for weights in (self.sae.encoder, self.sae.decoder)
+            weights.detach() if weights.dtype == dtype else new_table(self.sae.latents, self.sae.width, dtype)
+            for weights, dtype in ((self.sae.encoder, precision), (self.sae.decoder, self.table_precision))
         )
         self._work.clear()
         self.refresh()
@@ -304,23 +309,23 @@ class KernelStepper:
         values = inner.numel()
         squares = work.main.squares.sum(axis=0, dtype=np.float64)
         full = max(float(squares[-1]) / values, float(np.finfo(self.dtype).tiny))
-        self._order(work, work.main, work.ordered, 2.0 / values)
-        self._order(work, work.aux, work.aux_ordered, 2.0 / values * config.aux_coefficient / full)
-        self._update(inner, work, learning_rate)
-        offsets = work.ordered.offsets
-        fired = torch.from_numpy(np.diff(offsets))
+        scale = 2.0 / values
+        self._order(work, work.main, work.ordered, scale)
+        self._order(work, work.aux, work.aux_ordered, scale * config.aux_coefficient / full)
+        self._update(inner, work, learning_rate, scale)
+        fired = torch.from_numpy(work.main.counts.sum(axis=0) + work.dense.counts.sum(axis=0))
         self.silent_rows = torch.where(fired > 0, 0, self.silent_rows + len(inner))
         return Losses(
             float(squares @ self.level_weights.astype(np.float64)) / values,
             float(work.aux.squares.sum(dtype=np.float64)) / values / full if with_aux else 0.0,
-            float(offsets[-1]) / len(inner),
+            fired.sum().item() / len(inner),
             dead.float().mean().item(),
         )
 
     def _forward(self, inner: Tensor, work: Workspace, dead: Bool[Tensor, " latents"]) -> None:
         """Choose the active latents of each row, decode them, and compute residuals and the slopes of active codes."""
         shape, bias, sparsifier = work.shape, self.biases["encoder_bias"], self.sae.sparsifier
-        rows, mask, aux_budget = inner.numpy(), dead.numpy(), np.array([self._aux_k()], np.int64)
+        mask, aux_budget = dead.numpy(), np.array([self._aux_k()], np.int64)
         counts, key_step = np.zeros(shape.rows, np.int64), self._key_step(work)
         products = shape.products if work.whole else []
 
@@ -336,19 +341,15 @@ class KernelStepper:
                 self._round(inner, work, first, last)
                 pre = self._multiply(inner, work, work.pre[thread], (first, last), (0, shape.latents))
             if isinstance(sparsifier, BatchTopK):
-                kernels.count_rows(as_bits(pre), bias, self.guess, counts, scratch, first)
+                kernel_selection.count_rows(as_bits(pre), bias, self.guess, counts, scratch, first)
             else:
-                kernels.select_rows(as_bits(pre), bias, self.ends, self.budgets, work.main, scratch, key_step, first)
+                kernel_selection.select_rows(
+                    as_bits(pre), bias, mask[:0], self.ends, self.budgets, work.main, scratch, key_step, first
+                )
             if len(work.aux.bounds):
-                kernels.select_dead_rows(
+                kernel_selection.select_rows(
                     as_bits(pre), bias, mask, self.ends[-1:], aux_budget, work.aux, scratch, key_step, first
                 )
-
-        def rebuild(thread: int, chunk: int) -> None:
-            kernels.rebuild_rows(
-                rows, self.biases["decoder_bias"], as_table(self.atoms), self.level_weights, work.main, work.aux,
-                work.sums, work.scratch[thread], chunk, *shape.bounds(chunk),
-            )  # fmt: skip
 
         if work.whole:
             self._round(inner, work, 0, shape.rows)
@@ -356,11 +357,31 @@ class KernelStepper:
         self.team.run(select, range(shape.chunks))
         if isinstance(sparsifier, BatchTopK):
             self._select_batch(sparsifier, work, counts)
-        self.team.run(rebuild, range(shape.chunks))
+        self.team.run(lambda thread, chunk: self._rebuild(inner, work, thread, chunk), range(shape.chunks))
+
+    def _rebuild(self, inner: Tensor, work: Workspace, thread: int, chunk: int) -> None:
+        """Decode the rows of one chunk, and compute residuals and the slopes of active codes."""
+        dense, (first, last) = work.dense, work.shape.bounds(chunk)
+        if len(dense.codes):
+            kernels.fill_codes(work.main, dense, chunk, first, last)
+            torch.mm(as_tensor(dense.codes)[first:last], self.atoms, out=as_tensor(dense.rebuilt)[first:last])
+        kernels.rebuild_rows(
+            inner.numpy(), self.biases["decoder_bias"], as_table(self.atoms), self.level_weights, work.main, dense,
+            work.aux, work.sums, work.scratch[thread], chunk, first, last,
+        )  # fmt: skip
+        if len(dense.codes):
+            residuals = self._last_residuals(work)[first:last]
+            torch.mm(residuals, self.atoms.T, out=as_tensor(dense.slopes)[first:last])
+            kernels.mask_slopes(dense, chunk, first, last)
+
+    def _last_residuals(self, work: Workspace) -> Tensor:
+        """Return the residuals of the last level, in the precision of products."""
+        levels = len(self.level_weights)
+        return as_tensor(work.main.residuals)[levels - 1 :: levels]
 
     def _round(self, inner: Tensor, work: Workspace, first: int, last: int) -> None:
-        """Copy rows into their table, if products round them."""
-        if self.precision != inner.dtype:
+        """Copy rows into their table, if it rounds them."""
+        if self.table_precision != inner.dtype:
             kernels.store_rows(inner[first:last].numpy(), as_table(work.inputs[first:last]))
 
     def _inputs(self, inner: Tensor, work: Workspace) -> Tensor:
@@ -381,10 +402,10 @@ class KernelStepper:
         fall = step = self._key_step(work)
         while counts.sum() < wanted and self.guess > 1:
             self.guess, fall = max(self.guess - fall, 1), 2 * fall
-            kernels.count_rows(pre, bias, self.guess, counts, scratch, 0)
+            kernel_selection.count_rows(pre, bias, self.guess, counts, scratch, 0)
         starts = np.concatenate([[0], np.cumsum(counts)])
         latent, keys = np.zeros(starts[-1], np.int32), np.zeros(starts[-1], scratch.keys.dtype)
-        kernels.list_rows(pre, bias, self.guess, starts, latent, keys, scratch, 0)
+        kernel_selection.list_rows(pre, bias, self.guess, starts, latent, keys, scratch, 0)
         kept, smallest = np.ones(len(keys), bool), np.zeros(1, keys.dtype)
         if len(keys) >= wanted:
             smallest[0] = np.partition(keys, len(keys) - wanted)[len(keys) - wanted]
@@ -396,13 +417,13 @@ class KernelStepper:
         work.main.bounds[:, 0] = np.searchsorted(row, np.arange(shape.rows))
         active = np.bincount(row, minlength=shape.rows)
         for bounds, count in zip(work.main.bounds, active, strict=True):
-            kernels.bound_levels(bounds, work.main.latent, self.ends, count)
+            kernel_selection.bound_levels(bounds, work.main.latent, self.ends, count)
         sparsifier.update_threshold(torch.from_numpy(smallest.view(self.dtype))[0])
         self.guess = int(max(smallest[0] - step, 1))
 
     def _order(self, work: Workspace, entries: Entries, ordered: ByLatent, scale: float) -> None:
-        """Order entries by latent, with codes and slopes times `scale`; without rows nothing changes."""
-        if not len(entries.bounds):
+        """Order gathered entries by latent, with codes and slopes times `scale`; without any nothing changes."""
+        if not len(entries.bounds) or not entries.gathered:
             return
         before = np.cumsum(entries.counts, axis=0)
         np.cumsum(before[-1], out=ordered.offsets[1:])
@@ -413,8 +434,8 @@ class KernelStepper:
 
         self.team.run(order, range(work.shape.chunks))
 
-    def _update(self, inner: Tensor, work: Workspace, learning_rate: float) -> None:
-        """Sum the gradients of all latents and step every parameter."""
+    def _update(self, inner: Tensor, work: Workspace, learning_rate: float, scale: float) -> None:
+        """Sum the gradients of all latents and step every parameter; `scale` is that of dense slopes."""
         self.steps += 1
         numbers = AdamNumbers(
             rate=learning_rate / (1.0 - BETA1**self.steps),
@@ -424,17 +445,35 @@ class KernelStepper:
             epsilon=EPSILON,
             keep=1.0 - learning_rate * self.config.weight_decay,
         )
-        bias_gradient = np.zeros(self.sae.latents, self.dtype)
-        filters, atoms, inputs = (as_table(table) for table in (self.filters, self.atoms, self._inputs(inner, work)))
-
-        parts = range(PARTS * self.team.threads)
+        bias_gradient = work.dense.sums.sum(axis=0) * self.dtype.type(scale)
+        dense, unit_norm = work.dense, self.sae.unit_norm
+        rows = inner if self.table_precision == inner.dtype else work.inputs
+        filters, atoms = as_table(self.filters), as_table(self.atoms)
+        main, aux, x = work.ordered, work.aux_ordered, as_table(rows)
+        filter_sums, aux_filter_sums = (GradientSums(x, e.offsets, e.row, e.slope) for e in (main, aux))
+        atom_sums = GradientSums(work.main.residuals, main.offsets, main.residual, main.code)
+        aux_atom_sums = GradientSums(work.aux.residuals, aux.offsets, aux.residual, aux.code)
+        parts = range(BLOCKS if len(dense.codes) else PARTS * self.team.threads)
 
         def update(thread: int, part: int) -> None:
             first, last = (work.shape.latents * i // len(parts) for i in (part, part + 1))
-            kernels.update_latents(
-                self.parameters["encoder"], self.parameters["decoder"], filters, atoms, inputs, work.main.residuals,
-                work.aux.residuals, work.ordered, work.aux_ordered, bias_gradient, numbers, self.sae.unit_norm,
-                not self.config.frozen_decoder, work.scratch[thread].lines[0], first, last,
+            products, line = work.gradients[thread][: last - first], work.scratch[thread].lines[0]
+            for some in (main, aux):
+                if len(some.offsets):
+                    kernels.sum_entries(some.slope, some.offsets, bias_gradient, first, last)
+            if len(dense.codes):
+                torch.mm(as_tensor(dense.slopes)[:, first:last].T, rows, out=products)
+            kernels.update_rows(
+                self.parameters["encoder"], filters, filter_sums, aux_filter_sums, as_table(products), scale, numbers,
+                numbers.keep, False, line, first, last,
+            )  # fmt: skip
+            if self.config.frozen_decoder:
+                return
+            if len(dense.codes):
+                torch.mm(as_tensor(dense.codes)[:, first:last].T, self._last_residuals(work), out=products)
+            kernels.update_rows(
+                self.parameters["decoder"], atoms, atom_sums, aux_atom_sums, as_table(products), scale, numbers, 1.0,
+                unit_norm, line, first, last,
             )  # fmt: skip
 
         # in turn from either end: the last weights of a step are still in the cache at the start of the next
@@ -459,6 +498,7 @@ class KernelStepper:
             "silent_rows": self.silent_rows.clone(),
             "step": torch.tensor(self.steps),
             "bfloat16": torch.tensor(self.precision == torch.bfloat16),
+            "dense_ratio": torch.tensor(self.dense_ratio),
         }
         for name, parameter in self.parameters.items():
             state[f"{name}.exp_avg"] = torch.from_numpy(parameter.first.copy())
@@ -479,7 +519,8 @@ class KernelStepper:
         for name, parameter in self.parameters.items():
             parameter.first[...] = state[f"{name}.exp_avg"].numpy()
             parameter.second[...] = state[f"{name}.exp_avg_sq"].numpy()
-        self._set_precision(torch.bfloat16 if state["bfloat16"] else self.sae.encoder.dtype)
+        precision = torch.bfloat16 if state["bfloat16"] else self.sae.encoder.dtype
+        self._set_precision(precision, int(state["dense_ratio"]))
 
     def _aux_k(self) -> int:
         return max(self.sae.width // 2, 1)
@@ -492,21 +533,30 @@ class KernelStepper:
         work = self._work.get(rows)
         if work is None or bool(len(work.aux.bounds)) != with_aux:
             sae, threads = self.sae, self.team.threads
-            shape = Shape(rows, sae.width, sae.latents, self.dtype, self.precision)
+            shape = Shape(rows, sae.width, sae.latents, self.dtype, self.table_precision)
             whole = isinstance(sae.sparsifier, BatchTopK) or rows <= FEW_ROWS
             pre = torch.empty(
                 1 if whole else threads, rows if whole else chunk_size(rows), sae.latents, dtype=self.precision
             )
+            k, levels, aux_k = sae.sparsifier.k, len(self.level_weights), self._aux_k() if with_aux else 0
+            last = k - int(self.budgets[-2]) if len(self.budgets) > 1 else k
+            same = self.precision == self.table_precision
+            dense = same and rows > FEW_ROWS and sae.latents <= self.dense_ratio * last
+            part = -(-sae.latents // BLOCKS) if dense else 0
             work = self._work[rows] = Workspace(
                 shape,
-                main=shape.entries(sae.sparsifier.k, len(self.level_weights)),
-                aux=shape.entries(self._aux_k() if with_aux else 0, 1),
-                ordered=shape.ordered(sae.sparsifier.k, len(self.level_weights)),
-                aux_ordered=shape.ordered(self._aux_k() if with_aux else 0, 1),
-                inputs=new_table(0 if self.precision == sae.encoder.dtype else rows, sae.width, self.precision),
+                main=shape.entries(k, levels, dense=dense),
+                dense=shape.dense(rows if dense else 0),
+                gradients=[new_table(part, sae.width, self.precision) for _ in range(threads)],
+                aux=shape.entries(aux_k, 1),
+                ordered=shape.ordered(k if levels > dense else 0, levels),
+                aux_ordered=shape.ordered(aux_k, 1, used=with_aux),
+                inputs=new_table(
+                    0 if self.table_precision == sae.encoder.dtype else rows, sae.width, self.table_precision
+                ),
                 pre=list(pre),
                 whole=whole,
-                scratch=[shape.scratch(len(self.level_weights)) for _ in range(threads)],
+                scratch=[shape.scratch(levels) for _ in range(threads)],
                 sums=np.zeros((shape.chunks, sae.width + 1), self.dtype),
             )
         return work

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic as numba_intrinsic
 from numpy.typing import NDArray
 
@@ -31,11 +30,6 @@ SUMMED: dict[str, Any] = {**COMPILED, "fastmath": {"reassoc", "contract"}}
 """Sums may be reordered, so that they use vectors; the order depends on the machine, not on the threads."""
 
 
-LINE = 16
-"""Floats per cache line."""
-BLOCK = 64
-"""Keys that are compared together: a bit of a word for each. Rows of keys are padded to whole blocks with 0."""
-ONE = np.uint64(1)
 WORD, UPPER = ir.IntType(32), 0xFFFF0000
 
 
@@ -55,10 +49,10 @@ def same(_builder: Any, value: Any) -> Any:
 
 @intrinsic
 def is_packed(_context: Any, table: Any) -> Any:
-    """Return whether a table holds words of two bfloat16; known at compile time."""
+    """Return whether an array holds bfloat16, alone or in words of two; known at compile time."""
 
     def constant(_builder: Any, _table: Any) -> Any:
-        return ir.IntType(1)(table.dtype == types.uint32)
+        return ir.IntType(1)(table.dtype in (types.uint32, types.uint16))
 
     return types.bool_(table), emits(constant)
 
@@ -108,30 +102,6 @@ def pack(_context: Any, low: Any, high: Any) -> Any:
     return types.uint32(low, high), emit
 
 
-@intrinsic
-def fetch(_context: Any, rows: Any, _row: Any, _column: Any) -> Any:
-    """Prefetch the cache line of an element of a contiguous array into the second-level cache; it may lie outside."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, values[0])
-        width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-        place = builder.gep(array.data, [builder.add(builder.mul(values[1], width), values[2])])
-        kinds = [WORD(number) for number in (0, 2, 1)]  # read, second-level cache, data
-        pointer = builder.bitcast(place, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[number.type for number in kinds]])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, *kinds])
-        return context.get_dummy_value()
-
-    return types.void(rows, types.int64, types.int64), emit
-
-
-@njit(**COMPILED)
-def fetch_row(rows: Array, row: int) -> None:
-    """Prefetch a row of a contiguous array."""
-    for i in range(0, rows.shape[1], LINE):
-        fetch(rows, row, i)
-
-
 @njit(**COMPILED)
 def store_row(line: Array, entries: Array) -> None:
     """Copy a line, padded or not, into a row of a table; the row may be the line itself."""
@@ -155,120 +125,10 @@ def store_rows(lines: Array, table: Array) -> None:
         store_row(lines[row], table[row])
 
 
-@intrinsic
-def bits_at_least(_context: Any, keys: Any, _start: Any, _bound: Any) -> Any:
-    """Return which of the `BLOCK` keys from `start` on are at least `bound`: bit i for key i."""
-
-    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, values[0])
-        lanes = ir.VectorType(values[2].type, BLOCK)
-        place = builder.bitcast(builder.gep(array.data, [values[1]]), lanes.as_pointer())
-        block = builder.load(place, align=keys.dtype.bitwidth // 8)
-        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), values[2], WORD(0))
-        bound = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(WORD, BLOCK), [0] * BLOCK))
-        return builder.bitcast(builder.icmp_signed(">=", block, bound), ir.IntType(BLOCK))
-
-    return types.uint64(keys, types.int64, keys.dtype), emit
-
-
-@intrinsic
-def lowest_bit(_context: Any, _bits: Any) -> Any:
-    """Return the position of the lowest bit of a number above 0."""
-
-    def count(builder: Any, bits: Any) -> Any:
-        return builder.cttz(bits, ir.IntType(1)(1))
-
-    return types.int64(types.uint64), emits(count)
-
-
 @njit(**COMPILED)
 def columns_of(table: Array) -> int:
     """Return the number of columns of a table."""
     return 2 * table.shape[1] if is_packed(table) else table.shape[1]
-
-
-# Selection. Positive floats have the order of their bits: a key is a rectified pre-activation, read as an integer.
-
-
-@njit(**COMPILED)
-def rectify(pre: Array, bias: Array, line: Array) -> None:
-    """Write `max(pre + bias, 0)` to `line`; NaN becomes 0. `pre` holds floats, or bfloat16 as `uint16`."""
-    zero = line.dtype.type(0)
-    for j in range(line.shape[0]):
-        value = bfloat_value(pre[j]) + bias[j]
-        line[j] = value if value > zero else zero
-
-
-@njit(**COMPILED)
-def count_at_least(keys: Array, limit: int) -> int:
-    """Count the keys that are at least `limit`."""
-    bound, total = keys.dtype.type(limit), 0
-    for j in range(keys.shape[0]):
-        total += keys[j] >= bound
-    return total
-
-
-@njit(**COMPILED)
-def positions_at_least(keys: Array, limit: int, out: Array) -> int:
-    """Write the ascending positions of keys that are at least `limit`, above 0; return their number."""
-    bound, total = keys.dtype.type(limit), 0
-    for start in range(0, keys.shape[0], BLOCK):
-        bits = bits_at_least(keys, start, bound)
-        while bits:
-            out[total] = start + lowest_bit(bits)
-            bits &= bits - ONE
-            total += 1
-    return total
-
-
-@njit(**COMPILED)
-def kth_largest(keys: Array, k: int, low: int) -> int:
-    """Return the k-th largest of more than k keys, which are all at least `low`, by bisection.
-
-    The result may be lower where exactly k keys are at least that large.
-    """
-    high = 0
-    for j in range(keys.shape[0]):
-        high = max(high, keys[j])
-    high += 1
-    while high - low > 1:
-        middle = low + ((high - low) >> 1)  # the sum may overflow
-        count = count_at_least(keys, middle)
-        if count == k:
-            return middle
-        if count > k:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-@njit(**COMPILED)
-def choose(keys: Array, k: int, guess: int, step: int, places: Array, chosen: Array) -> tuple[int, int]:
-    """Write the ascending positions of the k largest keys above 0 to `places`; return their number and a new guess.
-
-    Of equal keys the lowest position wins. `guess` speeds the search: the threshold of a similar row, lowered by
-    `step`; the result does not depend on it. `chosen` receives the keys.
-    """
-    limit, fall = max(guess, 1), step
-    count = positions_at_least(keys, limit, places)
-    while count < k and limit > 1:
-        limit, fall = max(limit - fall, 1), 2 * fall
-        count = positions_at_least(keys, limit, places)
-    for i in range(count):
-        chosen[i] = keys[places[i]]
-    if count <= k:
-        return count, limit
-    limit = kth_largest(chosen[:count], k, limit)
-    room = k - count_at_least(chosen[:count], limit + 1)
-    kept = 0
-    for i in range(count):
-        key = chosen[i]
-        tied = (key == limit) & (room > 0)
-        places[kept], chosen[kept] = places[i], key
-        room -= tied
-        kept += (key > limit) | tied
-    return kept, limit - step
 
 
 class Entries(NamedTuple):
@@ -281,11 +141,31 @@ class Entries(NamedTuple):
     slope: Array
     """Inner product of the residual, summed over this and later levels, with the atom."""
     counts: Array
-    """Number of entries of each latent per chunk of rows, int64 `[chunks, latents]`."""
+    """Number of gathered entries of each latent per chunk of rows, int64 `[chunks, latents]`."""
     residuals: Array
     """Table `[rows * levels, width]` of residuals, weighted and summed over this and later levels."""
     squares: Array
     """Sum of squares of each row's residual `[rows, levels]`."""
+    gathered: int
+    """Number of levels whose entries are summed one by one. The others, the last or none, are a matrix (`Dense`)."""
+
+
+class Dense(NamedTuple):
+    """Entries of the last level as matrices, for products with all atoms; without rows if these entries are gathered.
+
+    Numbers are floats, or bfloat16 as `uint16`.
+    """
+
+    codes: Array
+    """Codes `[rows, latents]`, 0 where a latent is not active."""
+    slopes: Array
+    """Products of residuals and atoms `[rows, latents]`; then 0 where a latent is not active."""
+    rebuilt: Array
+    """Table `[rows, width]` of products of codes and atoms."""
+    counts: Array
+    """Number of entries of each latent per chunk of rows `[chunks, latents]`."""
+    sums: Array
+    """Sums of the slopes of active entries `[chunks, latents]`."""
 
 
 class Scratch(NamedTuple):
@@ -299,100 +179,6 @@ class Scratch(NamedTuple):
     chosen: Array
     lines: Array
     """Residuals of a row's levels, and one further line `[levels + 1, columns]`."""
-
-
-@njit(**COMPILED)
-def select_rows(
-    pre: Array, bias: Array, ends: Array, budgets: Array, entries: Entries, scratch: Scratch, step: int, first: int
-) -> None:
-    """Choose the `budgets[-1]` largest latents of every row of `pre`, which start at row `first` of the batch.
-
-    The levels are the nested `budgets` of largest entries, or, if there is only one budget, the latents up to `ends`.
-    """
-    guess, k = 0, int(budgets[budgets.shape[0] - 1])
-    for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
-        guess = write_chosen(first + i, k, guess, step, ends, budgets, entries, scratch)
-
-
-@njit(**COMPILED)
-def select_dead_rows(
-    pre: Array, bias: Array, dead: Array, ends: Array, budgets: Array, entries: Entries, scratch: Scratch,
-    step: int, first: int,
-) -> None:  # fmt: skip
-    """Choose among the latents that are `dead`, as `select_rows` does."""
-    guess, k = 0, int(budgets[budgets.shape[0] - 1])
-    for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
-        for j in range(dead.shape[0]):
-            scratch.codes[j] *= dead[j]
-        guess = write_chosen(first + i, k, guess, step, ends, budgets, entries, scratch)
-
-
-@njit(**COMPILED)
-def write_chosen(
-    row: int, k: int, guess: int, step: int, ends: Array, budgets: Array, entries: Entries, scratch: Scratch
-) -> int:
-    """Write the entries of one row from its keys, sorted by level; return the next guess."""
-    bounds, places, chosen = entries.bounds[row], scratch.places, scratch.chosen
-    count, guess = choose(scratch.keys, k, guess, step, places, chosen)
-    start = row * k
-    bounds[0] = start
-    if budgets.shape[0] == 1:
-        for i in range(count):
-            entries.latent[start + i] = places[i]
-            entries.code[start + i] = scratch.codes[places[i]]
-        bound_levels(bounds, entries.latent, ends, count)
-        return guess
-    # smaller budgets: entries above a budget's threshold go first; the lowest position wins among equal keys
-    done = 0
-    for level in range(budgets.shape[0]):
-        budget = min(budgets[level], count)
-        limit, room = 1, budget
-        if budget < count:
-            limit = kth_largest(chosen[:count], budget, 1)
-            room = budget - count_at_least(chosen[:count], limit + 1)
-        for i in range(count):
-            if chosen[i] > limit or (chosen[i] == limit and room > 0):
-                room -= chosen[i] == limit
-                if places[i] >= 0:
-                    entries.latent[start + done] = places[i]
-                    entries.code[start + done] = scratch.codes[places[i]]
-                    places[i] = -1
-                    done += 1
-        bounds[level + 1] = start + done
-    return guess
-
-
-@njit(**COMPILED)
-def bound_levels(bounds: Array, latent: Array, ends: Array, count: int) -> None:
-    """Set the bounds of levels that are ranges of latents, of `count` ascending entries from `bounds[0]`."""
-    place, stop = bounds[0], bounds[0] + count
-    for level in range(ends.shape[0]):
-        while place < stop and latent[place] < ends[level]:
-            place += 1
-        bounds[level + 1] = place
-
-
-@njit(**COMPILED)
-def count_rows(pre: Array, bias: Array, limit: int, counts: Array, scratch: Scratch, first: int) -> None:
-    """Count the keys of each row that are at least `limit`."""
-    for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
-        counts[first + i] = count_at_least(scratch.keys, limit)
-
-
-@njit(**COMPILED)
-def list_rows(
-    pre: Array, bias: Array, limit: int, starts: Array, latent: Array, keys: Array, scratch: Scratch, first: int
-) -> None:
-    """List the latents and keys of each row that are at least `limit`, ascending, from `starts[row]`."""
-    for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
-        count, start = positions_at_least(scratch.keys, limit, scratch.places), starts[first + i]
-        for n in range(count):
-            latent[start + n] = scratch.places[n]
-            keys[start + n] = scratch.keys[scratch.places[n]]
 
 
 # Sums over active entries. Eight rows of a table per pass: the sum is loaded and stored once for all of them.
@@ -421,15 +207,22 @@ def add_rows(total: Array, table: Array, index: Array, weight: Array, start: int
                 low[i] = x + w5 * f[i] + w6 * g[i] + w7 * h[i] + w8 * m[i]
         e += 8
     while e < stop:
-        a, w1 = table[index[e]], weight[e]
-        if is_packed(table):
-            for i in range(words):
-                low[i] += w1 * low_half(a[i])
-                high[i] += w1 * high_half(a[i])
-        else:
-            for i in range(words):
-                low[i] += w1 * a[i]
+        add_row(total, table[index[e]], weight[e])
         e += 1
+
+
+@njit(**SUMMED)
+def add_row(total: Array, entries: Array, weight: float) -> None:
+    """Add `weight` times a row of a table."""
+    words = entries.shape[0]
+    low, high = total[:words], total[words:]
+    if is_packed(entries):
+        for i in range(words):
+            low[i] += weight * low_half(entries[i])
+            high[i] += weight * high_half(entries[i])
+    else:
+        for i in range(words):
+            low[i] += weight * entries[i]
 
 
 @njit(**SUMMED)
@@ -493,15 +286,15 @@ def dot(a: Array, b: Array) -> Any:
 
 @njit(**COMPILED)
 def rebuild_rows(
-    inner: Array, bias: Array, atoms: Array, weights: Array, main: Entries, aux: Entries, sums: Array,
+    inner: Array, bias: Array, atoms: Array, weights: Array, main: Entries, dense: Dense, aux: Entries, sums: Array,
     scratch: Scratch, chunk: int, first: int, last: int,
 ) -> None:  # fmt: skip
-    """Decode the rows of one chunk, and compute residuals, their squares, and the slope of every active code.
+    """Decode the rows of one chunk, and compute residuals, their squares, and the slopes of gathered codes.
 
     A residual is `rebuilt - inner`. `weights` are those of the levels' errors. `aux` decodes what is left of the last
     level's residual; without AuxK it has no rows. `sums` receives the sum over rows of the first level's residual.
     """
-    width, columns, levels = inner.shape[1], columns_of(atoms), weights.shape[0]
+    width, levels = inner.shape[1], weights.shape[0]
     line, suffix = scratch.lines[:levels], scratch.lines[levels]
     clear(sums[chunk])
     clear(line[0])
@@ -509,26 +302,44 @@ def rebuild_rows(
     if aux.bounds.shape[0]:
         count_latents(aux, chunk, first, last)
     for row in range(first, last):
-        x, bounds = inner[row], main.bounds[row]
+        x = inner[row]
         for i in range(width):
             line[0, i] = bias[i] - x[i]
-        for level in range(levels):
-            rest = line[level]
-            if level:
-                copy(line[level - 1], rest)
-            add_rows(rest, atoms, main.latent, main.code, bounds[level], bounds[level + 1])
-            main.squares[row, level] = dot(rest, rest)
+        decode_levels(row, line, atoms, main, dense)
         if aux.bounds.shape[0]:
             rebuild_aux(row, line[levels - 1], suffix, atoms, aux)
-        clear(suffix)
-        for level in range(levels - 1, -1, -1):
-            factor, rest = weights[level], line[level]
-            for i in range(columns):
-                suffix[i] += factor * rest[i]
-            store_row(suffix, main.residuals[row * levels + level])
-            multiply_rows(main.slope, suffix, atoms, main.latent, bounds[level], bounds[level + 1])
+        multiply_levels(row, line, suffix, atoms, weights, main)
         for i in range(width):
             sums[chunk, i] += suffix[i]
+
+
+@njit(**COMPILED)
+def decode_levels(row: int, line: Array, atoms: Array, main: Entries, dense: Dense) -> None:
+    """Compute the residuals of a row's levels from `bias - x` in the first line, and their squares."""
+    bounds = main.bounds[row]
+    for level in range(line.shape[0]):
+        rest = line[level]
+        if level:
+            copy(line[level - 1], rest)
+        if level < main.gathered:
+            add_rows(rest, atoms, main.latent, main.code, bounds[level], bounds[level + 1])
+        else:
+            add_row(rest, dense.rebuilt[row], line.dtype.type(1))
+        main.squares[row, level] = dot(rest, rest)
+
+
+@njit(**COMPILED)
+def multiply_levels(row: int, line: Array, suffix: Array, atoms: Array, weights: Array, main: Entries) -> None:
+    """Store the weighted sums of residuals over levels, from the last on, and compute the slopes of gathered codes."""
+    bounds, levels = main.bounds[row], line.shape[0]
+    clear(suffix)
+    for level in range(levels - 1, -1, -1):
+        factor, rest = weights[level], line[level]
+        for i in range(rest.shape[0]):
+            suffix[i] += factor * rest[i]
+        store_row(suffix, main.residuals[row * levels + level])
+        if level < main.gathered:
+            multiply_rows(main.slope, suffix, atoms, main.latent, bounds[level], bounds[level + 1])
 
 
 @njit(**COMPILED)
@@ -544,13 +355,40 @@ def rebuild_aux(row: int, residual: Array, rest: Array, atoms: Array, aux: Entri
 
 @njit(**COMPILED)
 def count_latents(entries: Entries, chunk: int, first: int, last: int) -> None:
-    """Count the entries of each latent in the rows of one chunk."""
+    """Count the gathered entries of each latent in the rows of one chunk."""
     counts = entries.counts[chunk]
     clear(counts)
     for row in range(first, last):
         bounds = entries.bounds[row]
-        for e in range(bounds[0], bounds[bounds.shape[0] - 1]):
+        for e in range(bounds[0], bounds[entries.gathered]):
             counts[entries.latent[e]] += 1
+
+
+@njit(**COMPILED)
+def fill_codes(entries: Entries, dense: Dense, chunk: int, first: int, last: int) -> None:
+    """Write and count the codes of the last level in the rows of one chunk."""
+    counts, zero = dense.counts[chunk], entries.code.dtype.type(0)
+    clear(counts)
+    for row in range(first, last):
+        codes, bounds = dense.codes[row], entries.bounds[row]
+        clear(codes)
+        for e in range(bounds[entries.gathered], bounds[entries.gathered + 1]):
+            latent, code = entries.latent[e], entries.code[e]
+            codes[latent] = pack(code, zero) if is_packed(codes) else code
+            counts[latent] += 1
+
+
+@njit(**COMPILED)
+def mask_slopes(dense: Dense, chunk: int, first: int, last: int) -> None:
+    """Set the slopes of latents that are not active to 0 in the rows of one chunk; add up those of each latent."""
+    sums = dense.sums[chunk]
+    clear(sums)
+    for row in range(first, last):
+        codes, slopes = dense.codes[row], dense.slopes[row]
+        for j in range(codes.shape[0]):
+            slope = slopes[j] if codes[j] != 0 else slopes.dtype.type(0)
+            slopes[j] = slope
+            sums[j] += bfloat_value(slope)
 
 
 class ByLatent(NamedTuple):
@@ -567,10 +405,10 @@ class ByLatent(NamedTuple):
 
 @njit(**COMPILED)
 def order_by_latent(entries: Entries, cursor: Array, scale: float, ordered: ByLatent, first: int, last: int) -> None:
-    """Place the entries of one chunk of rows, with scaled codes and slopes, from `cursor[latent]` on."""
+    """Place the gathered entries of one chunk of rows, with scaled codes and slopes, from `cursor[latent]` on."""
     levels, factor = entries.bounds.shape[1] - 1, entries.code.dtype.type(scale)
     for row in range(first, last):
-        for level in range(levels):
+        for level in range(entries.gathered):
             for e in range(entries.bounds[row, level], entries.bounds[row, level + 1]):
                 latent = entries.latent[e]
                 place = cursor[latent]
@@ -619,64 +457,53 @@ def adam(value: Array, first: Array, second: Array, gradient: Array, numbers: Ad
         value[i] = kept * value[i] - rate * mean / (np.sqrt(square) * unbias + epsilon)
 
 
-@njit(**COMPILED)
-def update_latents(
-    encoder: Parameter, decoder: Parameter, filters: Array, atoms: Array, inputs: Array, residuals: Array,
-    aux_residuals: Array, main: ByLatent, aux: ByLatent, bias_gradient: Array, numbers: AdamNumbers,
-    unit_norm: bool, trained_decoder: bool, line: Array, first: int, last: int,
-) -> None:  # fmt: skip
-    """Sum the gradients of latents `first` to `last` and step their weights; refresh their rows of tables.
+class GradientSums(NamedTuple):
+    """Terms of the gradients of rows of weights: a sum of `weight * table[row]` over the entries of each latent."""
 
-    The atom's gradient is the sum of `code * residual`, the filter's that of `slope * input`. With `unit_norm` the
-    component along the atom is removed, and the atom is scaled to length 1. `aux` has no offsets without AuxK.
+    table: Array
+    offsets: Array
+    """Position of each latent's first entry, and the end of the last; empty without entries."""
+    row: Array
+    weight: Array
+
+
+@njit(**COMPILED)
+def update_rows(
+    parameter: Parameter, copies: Array, main: GradientSums, aux: GradientSums, products: Array, scale: float,
+    numbers: AdamNumbers, keep: float, unit_norm: bool, line: Array, first: int, last: int,
+) -> None:  # fmt: skip
+    """Sum the gradients of the weights of latents `first` to `last`, step them, and refresh their rows of `copies`.
+
+    `products` is a table of gradients of these latents, over `scale`, to which the sums are added, or has no rows. With
+    `unit_norm`, the component along an atom is removed from its gradient, and the atom is scaled to length 1.
     """
-    width = encoder.value.shape[1]
-    gradient = line[:width]
-    one, shortest = encoder.value.dtype.type(1), encoder.value.dtype.type(1e-12)
+    width = parameter.value.shape[1]
+    gradient, number = line[:width], parameter.value.dtype.type
     for latent in range(first, last):
-        fetch_row(decoder.value, latent)
-        fetch_row(decoder.first, latent)
-        fetch_row(decoder.second, latent)
-        fetch_row(atoms, latent)
-        start, stop = main.offsets[latent], main.offsets[latent + 1]
         clear(line)
-        add_rows(line, inputs, main.row, main.slope, start, stop)
-        total = sum_entries(main.slope, start, stop)
-        if aux.offsets.shape[0]:
-            aux_start, aux_stop = aux.offsets[latent], aux.offsets[latent + 1]
-            add_rows(line, inputs, aux.row, aux.slope, aux_start, aux_stop)
-            total += sum_entries(aux.slope, aux_start, aux_stop)
-        bias_gradient[latent] = total
-        value = encoder.value[latent]
-        adam(value, encoder.first[latent], encoder.second[latent], gradient, numbers, numbers.keep)
-        store_row(value, filters[latent])
-        if not trained_decoder:
-            continue
-        fetch_row(encoder.value, latent + 1)
-        fetch_row(encoder.first, latent + 1)
-        fetch_row(encoder.second, latent + 1)
-        fetch_row(filters, latent + 1)
-        clear(line)
-        add_rows(line, residuals, main.residual, main.code, start, stop)
-        if aux.offsets.shape[0]:
-            add_rows(line, aux_residuals, aux.residual, aux.code, aux.offsets[latent], aux.offsets[latent + 1])
-        atom = decoder.value[latent]
+        if products.shape[0]:
+            add_row(line, products[latent - first], number(scale))
+        for sums in (main, aux):
+            if sums.offsets.shape[0]:
+                add_rows(line, sums.table, sums.row, sums.weight, sums.offsets[latent], sums.offsets[latent + 1])
+        weights = parameter.value[latent]
         if unit_norm:
-            along = dot(gradient, atom)
+            along = dot(gradient, weights)
             for i in range(width):
-                gradient[i] -= along * atom[i]
-        adam(atom, decoder.first[latent], decoder.second[latent], gradient, numbers, 1.0)
+                gradient[i] -= along * weights[i]
+        adam(weights, parameter.first[latent], parameter.second[latent], gradient, numbers, keep)
         if unit_norm:
-            factor = one / max(np.sqrt(dot(atom, atom)), shortest)
+            shrink = number(1) / max(np.sqrt(dot(weights, weights)), number(1e-12))
             for i in range(width):
-                atom[i] *= factor
-        store_row(atom, atoms[latent])
+                weights[i] *= shrink
+        store_row(weights, copies[latent])
 
 
 @njit(**SUMMED)
-def sum_entries(values: Array, start: int, stop: int) -> Any:
-    """Return the sum of a range of entries."""
-    total = values.dtype.type(0)
-    for e in range(start, stop):
-        total += values[e]
-    return total
+def sum_entries(values: Array, offsets: Array, totals: Array, first: int, last: int) -> None:
+    """Add the sum of the entries of each latent from `first` to `last` to its total."""
+    for latent in range(first, last):
+        total = values.dtype.type(0)
+        for e in range(offsets[latent], offsets[latent + 1]):
+            total += values[e]
+        totals[latent] += total

@@ -193,7 +193,7 @@ def member_bytes(width: int, latents: int, resolved: ResolvedConfig) -> int:
     intermediate values.
     """
     dense = 4 * VALIDATION_BATCH * latents
-    entries = 6 * max_active(resolved.sparsifier, latents)
+    entries = 6 * max_active(resolved.sparsifier, latents) + latents  # also as matrices in half precision
     batch = resolved.plan.shuffle.batch * (2 if resolved.config.temporal else 1)
     mixtures = latents * (resolved.archetypes + width) if resolved.archetypes else 0
     weights = WEIGHT_COPIES * (weights_bytes(width, latents) + FLOAT_BYTES * mixtures)
