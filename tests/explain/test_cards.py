@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.explain.card_tables import choose_clips
+from otoscope.explain.card_tables import choose_clips, silent_frames
 from otoscope.explain.cards import (
     FrameTable,
     LatentDescription,
@@ -216,7 +216,7 @@ def test_card_of_a_latent_that_fires_in_the_silence_before_loud_voices_does_not_
     level_db = np.where(silent, -70.0, loudness_db) + rng.normal(size=len(clips))
     activations = np.where(silent, (loudness_db + 45) / 10, 0.0)
     by_clip = [np.bincount(clips, values) for values in (activations, level_db)]
-    assert np.corrcoef(by_clip)[0, 1] > 0.8
+    assert np.corrcoef(by_clip[0], by_clip[1])[0, 1] > 0.8
     pitch = np.where(silent, np.nan, 30 + rng.normal(size=len(clips)))
     known = {"level_db": level_db, "f0_semitones": pitch}
     voiced = {
@@ -225,3 +225,15 @@ def test_card_of_a_latent_that_fires_in_the_silence_before_loud_voices_does_not_
     card = describe_latent(0, activations, replace(frames, descriptors={**frames.descriptors, **voiced, **known}))
     assert card.voicing == "unvoiced"
     assert not [one for one in card.ranges if one.descriptor == "level_db" and one.low > -60]
+
+
+def test_silent_frames_are_those_far_below_the_loudest_of_their_clip() -> None:
+    level = np.array([-20.0, -59.0, -60.0, -90.0, -70.0, -109.0, -111.0])
+    frames = FrameTable(
+        descriptors={"level_db": level},
+        spectra=np.zeros((7, 1)),
+        labels={},
+        groups=np.repeat("a", 7),
+        clips=np.array([4, 4, 4, 4, 9, 9, 9]),
+    )
+    assert silent_frames(frames).tolist() == [False, False, True, True, False, False, True]

@@ -146,6 +146,20 @@ def test_recovered_share_is_one_for_untouched_zero_for_ablated_and_undefined_wit
     assert few.recovered == pytest.approx(0.9, abs=0.01)
 
 
+def test_interval_of_an_equal_share_in_all_groups_is_a_bound_or_missing() -> None:
+    groups = np.repeat(["a", "b", "c"], 10)
+    right, wrong = np.ones(30), np.zeros(30)
+    found = score_shares(right, right, wrong, groups)
+    # 30 clips without an error hide an error rate of up to 1 - 0.025 ** (1 / 30)
+    assert found[3:6] == pytest.approx((1.0, 0.025 ** (1 / 30), 1.0))
+    half = np.tile([1.0, 0.0], 15)
+    found = score_shares(half, right, half, groups)
+    assert found[3:6] == pytest.approx((0.0, -2 * (1 - 0.025 ** (1 / 30)), 2 * (1 - 0.025 ** (1 / 30))))
+    rates = score_shares(0.9 * right, right, 0.5 * right, groups)
+    assert rates.recovered == pytest.approx(0.8)
+    assert np.isnan([rates.low, rates.high]).all()
+
+
 def test_frame_cosine_of_equal_frames_is_exactly_one() -> None:
     frames = np.random.default_rng(0).normal(size=(50, 384)).astype(np.float32)
     mean = frames.mean(axis=0)

@@ -91,6 +91,9 @@ def test_run_on_few_voices_says_which_numbers_are_cross_fitted(summary: RunSumma
     assert page.count(NOTE) >= 2
     assert "The dictionaries were trained once, without labels" in page
     assert "1.50 times as wide as those of one split" in page
+    # a layer is chosen on validation groups that other folds test
+    assert "on the validation groups, in the mean of 5 folds that also test each of them" in page
+    assert "on the validation groups." not in page
 
 
 def test_held_out_probes_each_label_from_logmel_statistics(summary: RunSummary) -> None:

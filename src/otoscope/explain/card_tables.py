@@ -114,12 +114,15 @@ def card_tables(
     shares: list[dict[str, Any]] = []
     unseen = clips.frames.take(clips.unseen)
     bands = {voiced: band_bins(unseen.spectra[known]) for voiced, known in _known(unseen).items()}
+    silent = silent_frames(clips.frames)
     curves = _curves({latent: a[clips.unseen] for latent, a in activations.items()}, unseen)
     for (latent, a), score in zip(activations.items(), scored, strict=True):
         profile = _profile(index, latent, clips, frames_of)
         scores = _scores(written[latent], score, a, clips, fit, test)
         family = {"family": len(latents)}
-        cards.append({"latent": latent, "sentence": written[latent].sentence, **family, **scores, **asdict(profile)})
+        said = {"sentence": written[latent].sentence, "classes": written[latent].named_classes}
+        silence = {"silent": _mean_of(silent[a > 0]), "silence": _mean_of(silent)}
+        cards.append({"latent": latent, **said, **family, **scores, **silence, **asdict(profile)})
         own = {name: curve for (of, name), curve in curves.items() if of == latent}
         responses += _responses(latent, own, a[clips.unseen], unseen, bands)
         shares += _shares(latent, a[clips.unseen], unseen, own)
@@ -134,6 +137,7 @@ def card_tables(
 CARDS: dict[str, pl.DataType] = {
     "latent": pl.Int64(),
     "sentence": pl.String(),
+    "classes": pl.List(pl.String()),
     "family": pl.Int64(),
     "rate": pl.Float64(),
     **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "loud")},
@@ -141,11 +145,17 @@ CARDS: dict[str, pl.DataType] = {
     "groups": pl.Int64(),
     "rows": pl.Int64(),
     **{f"{kind}_{name}": pl.Float64() for kind in ("intruder", "embedding") for name in ("logmel", "descriptors")},
+    "silent": pl.Float64(),
+    "silence": pl.Float64(),
     "lag_s": pl.Float64(),
     "onsets": pl.Int64(),
     **{name: pl.Float64() for name in ("duration_s", "persistence_s", "modulation_hz", "syllable_share")},
 }
-"""Columns of `cards.parquet`; `family` is the number of latents whose cards were tested together."""
+"""Columns of `cards.parquet`; `family` is the number of latents whose cards were tested together.
+
+`classes` are those of the sentence, as `label=class`. `silent` is the share of silent frames (`silent_frames`) among
+those in which the latent fires, `silence` that among all described frames.
+"""
 
 RESPONSES: dict[str, pl.DataType] = {
     "latent": pl.Int64(),
@@ -166,6 +176,23 @@ SHARES: dict[str, pl.DataType] = {
     "share": pl.Float64(),
 }
 """Columns of `shares.parquet`; `other` is null for a descriptor alone."""
+
+
+SILENCE_DB = 40.0
+"""Level below the loudest frame of a clip from which on a frame is silent."""
+
+
+def silent_frames(frames: FrameTable) -> Bool[np.ndarray, " rows"]:
+    """Return which frames are silent: `SILENCE_DB` or more below the loudest of their clip."""
+    level = frames.descriptors["level_db"]
+    _, clip = np.unique(frames.clips, return_inverse=True)
+    loudest = np.full(int(clip.max(initial=-1)) + 1, -np.inf)
+    np.maximum.at(loudest, clip, level)
+    return level <= loudest[clip] - SILENCE_DB
+
+
+def _mean_of(chosen: Bool[np.ndarray, " rows"]) -> float:
+    return float(chosen.mean()) if len(chosen) else math.nan
 
 
 def _dense(index: ActivationIndex, latent: int) -> Float[np.ndarray, " rows"]:

@@ -103,6 +103,11 @@ class LatentDescription:
     classes: tuple[Classes, ...] = ()
 
     @property
+    def named_classes(self) -> list[str]:
+        """Classes that the sentence names, as `label=class`."""
+        return [f"{one.label}={name}" for one in self.classes for name in one.names]
+
+    @property
     def sentence(self) -> str:
         """The description in words, most important conditions first."""
         parts = [f"{self.voicing} frames"] if self.voicing else []

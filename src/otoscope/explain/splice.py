@@ -16,7 +16,7 @@ from otoscope.encoders.catalog import TrainedOn
 from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, EvaluationError
 from otoscope.resampling.groups import group_sums
-from otoscope.resampling.intervals import jackknife_sums
+from otoscope.resampling.intervals import jackknife_sums, unseen_error
 from otoscope.resampling.nulls import random_dictionary
 from otoscope.sae.model import SparseAutoencoder
 
@@ -237,7 +237,9 @@ def score_shares(
     """Return the mean scores of clips and the recovered share with its interval over groups.
 
     The share is undefined (NaN) if the 95 % interval of `untouched - ablated` over groups includes 0: the ablation then
-    does no harm beyond noise. `weights` weight the clips, for example by their number of words.
+    does no harm beyond noise. An interval of zero width, because leaving out groups changes nothing, is replaced by the
+    error rate that so many clips can hide (`unseen_error`) where scores are right or wrong, and is missing elsewhere.
+    `weights` weight the clips, for example by their number of words.
     """
     if not len(spliced) == len(untouched) == len(ablated) == len(groups):
         raise EvaluationError("give one score per clip for the spliced, the untouched and the ablated layer")
@@ -255,6 +257,10 @@ def score_shares(
     harmless = bool(harm_low <= 0 <= harm_high) or total[1] == total[2]
     share_of, ends = (math.nan, (math.nan, math.nan)) if harmless else (float(value), (float(low), float(high)))
     spliced_mean, untouched_mean, ablated_mean = (float(x) for x in total[:3] / total[3])
+    if ends[0] == ends[1]:
+        harm, right = untouched_mean - ablated_mean, np.isin(np.stack([spliced, untouched, ablated]), (0.0, 1.0)).all()
+        reach = unseen_error([len(spliced)]) / abs(harm) if right else math.nan
+        ends = share_of - reach, min(share_of + reach, max((1.0 - ablated_mean) / harm, share_of))
     return SpliceScore(spliced_mean, untouched_mean, ablated_mean, share_of, *ends, len(spliced), len(sums))
 
 

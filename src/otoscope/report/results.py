@@ -234,6 +234,15 @@ class BestLayer:
     reason: str
     chosen_on: str = ""
 
+    def because(self, folds: int) -> str:
+        """Return the reason; in a cross-fit, validation groups are those of all folds, in which each is tested too.
+
+        >>> BestLayer(3, "it is best on the validation groups", "validation groups").because(5)
+        'it is best on the validation groups, in the mean of 5 folds that also test each of them'
+        """
+        over = f", in the mean of {folds} folds that also test each of them"
+        return self.reason if folds == 1 else self.reason.replace(VALIDATION, f"{VALIDATION}{over}")
+
 
 def predicted() -> pl.Expr:
     """Return the condition under which a factor counts as predicted: beyond its null, and within groups too.

@@ -9,7 +9,7 @@ import pytest
 from otoscope.artifacts import read_json, read_table, write_json, write_table
 from otoscope.explain import LatentOutcome
 from otoscope.report import read_run, write_report
-from otoscope.report.sections.gallery import OUTCOMES, FactorRanks, gallery, outcome_text
+from otoscope.report.sections.gallery import OUTCOMES, FactorRanks, class_note, gallery, outcome_text
 from tests.report.conftest import Made
 from tests.support.finished_run import make_run
 from tests.support.page_reader import Reading, read_page
@@ -86,15 +86,43 @@ def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None
     made = small(tmp_path)
     factor = read_table(made / "explain" / "top_clips.parquet")["factor"][0]
     values = np.array([1.0, 2.0, 3.0, 90.0, np.nan])
-    write_table(made / "factors.parquet", pl.DataFrame({"clip_id": list("abcde"), factor: values}))
-    page = remade(made, factor_value=pl.lit(2.5))
-    said = page.section("gallery").replace("\u00a0", " ")
+    clips = read_table(made / "corpus.parquet").sort("group")[: len(values)]
+    assert clips["group"].n_unique() == 1
+    write_table(made / "factors.parquet", pl.DataFrame({"clip_id": clips["clip_id"], factor: values}))
+    said = remade(made, factor_value=pl.lit(2.5), within=pl.lit(False)).section("gallery").replace("\u00a0", " ")
     assert "over all clips the factor ranges from 1 to 90, median 2.5" in said
     assert f"{factor} = 2.5, higher than in 50 % of all clips" in said
+    within = {"group": pl.lit(clips["group"][0]), "within": pl.lit(True), "train_r": pl.lit(-0.6)}
+    said = remade(made, factor_value=pl.lit(3.5), **within).section("gallery").replace("\u00a0", " ")
+    assert f"{factor} = 3.5, higher than in 75 % of the group's clips, an exception" in said
+    assert "pitch, more of it where the value is low" in said
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        (
+            [],
+            "It does not fire for this class alone, counted in frames: over all clips, in 20 % of them for digit 5",
+        ),
+        (["digit=5", "digit=1"], "in 20 % of them for digit 5 and 33 % of them for digit 1."),
+        (["digit=2"], "in 20 % of them for digit 5 and 7 % of them for digit 2."),
+    ],
+)
+def test_class_note_names_the_class_for_which_a_latent_fires_more_often(named: list[str], said: str) -> None:
+    rows = [(3, "5", 0.2, "digit"), (3, "1", 0.33, "digit"), (3, "2", 0.07, "digit"), (3, "1", 0.9, "group")]
+    firing = pl.DataFrame(rows, schema=["latent", "class", "rate", "by"], orient="row")
+    card = {"latent": 3, "label": "digit", "factor": "5"}
+    assert said in class_note(firing, card, named).replace("\u00a0", " ")
+    assert class_note(firing, {**card, "factor": "1"}, ["digit=1"]) == ""
+    assert class_note(None, card, []) == ""
+    assert class_note(None, card, ["digit=1"]) == "It does not fire for this class alone, counted in frames."
 
 
 def test_a_rank_is_told_from_the_nearer_end() -> None:
-    places = FactorRanks({"f0": np.arange(10.0)})
+    places = FactorRanks({"f0": np.arange(10.0)}, np.repeat(["a", "b"], 5))
+    assert places.rank("f0", 7.0, group="b", sign=1.0) == "higher than in 40\u00a0% of the group's clips"
+    assert places.rank("f0", 7.0, group="c") is None
     assert places.rank("f0", 0.5) == "lower than in 90\u00a0% of all clips"
     assert places.rank("f0", 9.0) == "higher than in 90\u00a0% of all clips"
     assert places.rank("other", 9.0) is None

@@ -18,6 +18,8 @@ def write_cards(folder: Path, latents: list[int], **changed: object) -> None:
     card = {
         "sentence": "Fires in 4 % of frames: pitch 190 to 260 Hz <b>.",
         **dict.fromkeys(CARDS, 0.5),
+        "classes": [],
+        "silent": 0.04,
         "auroc": 0.91,
         "low": 0.85,
         "high": 0.95,
@@ -62,6 +64,20 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     assert plots[0].startswith("Mean activation against level (dB), from 24 to 36; R² 0.60")  # the best first
     assert "pitch (Hz), from 110 to 220" in plots[1]
     assert page.mistakes == []
+
+
+def test_gallery_states_firing_in_silence_and_for_other_classes_beside_the_sentence(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    top = read_table(folder / "explain" / "top_clips.parquet")
+    of_class = top.with_columns(label=pl.lit("technique"), factor=pl.lit("belt"))
+    write_table(folder / "explain" / "top_clips.parquet", of_class)
+    write_cards(folder, top["latent"].unique().to_list(), silent=0.42, silence=0.1, classes=["technique=trill"])
+    page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
+    for section in ("gallery", "listen"):
+        said = page.section(section).replace("\u00a0", " ")
+        assert "It does not fire for this class alone, counted in frames." in said
+        assert "42 % of the frames in which it fires are silent (40 dB or more below the loudest of their clip)" in said
+        assert "and 10 % of all frames." in said
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,8 @@ def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Find
                 f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
                 f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
-                f"Layer {best.layer} was chosen because {best.reason}.{unread_classes(run, label, dense)}"
+                f"Layer {best.layer} was chosen because {best.because(count_folds(run.clips))}."
+                f"{unread_classes(run, label, dense)}"
                 f"{_without_model(results, label)}",
             )
         )
@@ -245,7 +246,8 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
     parts: list[str] = []
     if dense:
         reached = f"{percent(dense['value'])} ({backed(dense)})"
-        parts.append(f"Layer {best.layer}, chosen because {best.reason}, reaches an accuracy of {reached}.")
+        reason = best.because(count_folds(run.clips))
+        parts.append(f"Layer {best.layer}, chosen because {reason}, reaches an accuracy of {reached}.")
         parts += filter(None, [unread_classes(run, label, dense).strip()])
         parts += filter(None, [_without_model(results, label).strip()])
     if codes := results.codes_of(label, results.reference_sparsity):

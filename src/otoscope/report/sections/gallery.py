@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from otoscope import formatting
 from otoscope.artifacts import read_table
@@ -132,41 +132,54 @@ def _dictionary(run: RunData) -> str:
 
 @dataclass(frozen=True)
 class FactorRanks:
-    """Known values of each factor over the clips of a corpus."""
+    """Values of each factor over the clips of a corpus, NaN where unknown, and the group of each clip."""
 
     values: dict[str, Float[np.ndarray, " clips"]]
+    groups: Shaped[np.ndarray, " clips"]
 
     def span(self, factor: str) -> str | None:
         """Return minimum, median and maximum as a phrase; None for a factor without values."""
-        known = self.values.get(factor)
-        if known is None:
+        if (values := self.values.get(factor)) is None:
             return None
-        low, middle, high = (short(float(v)) for v in np.quantile(known, [0.0, 0.5, 1.0]))
+        low, middle, high = (short(float(v)) for v in np.nanquantile(values, [0.0, 0.5, 1.0]))
         return f"over all clips the factor ranges from {low} to {high}, median {middle}"
 
-    def rank(self, factor: str, value: float) -> str | None:
+    def rank(self, factor: str, value: float, *, group: str | None = None, sign: float = 0.0) -> str | None:
         r"""Return the share of clips with a lower value, or with a higher value if that share is larger.
 
-        >>> FactorRanks({"f0": np.array([100.0, 200.0, 300.0, 400.0])}).rank("f0", 390.0)
+        With a `group`, clips of that group are compared. `sign` is that of the correlation of latent and factor: a rank
+        on the other side is called an exception.
+
+        >>> ranks = FactorRanks({"f0": np.array([100.0, 200.0, 300.0, 400.0])}, np.array(["a", "a", "b", "b"]))
+        >>> ranks.rank("f0", 390.0)
         'higher than in 75\xa0% of all clips'
+        >>> ranks.rank("f0", 190.0, group="a", sign=-1.0)
+        "higher than in 50\xa0% of the group's clips, an exception"
         """
-        known = self.values.get(factor)
-        if known is None:
+        if (values := self.values.get(factor)) is None:
             return None
-        below, above = float((known < value).mean()), float((known > value).mean())
+        of = np.isfinite(values) if group is None else np.isfinite(values) & (self.groups == group)
+        if not of.any():
+            return None
+        below, above = float((values[of] < value).mean()), float((values[of] > value).mean())
         share, way = (below, "higher") if below >= above else (above, "lower")
-        return f"{way} than in {percent(share, 0)} of all clips"
+        where = "of all clips" if group is None else "of the group's clips"
+        exception = ", an exception" if sign * (below - above) < 0 else ""
+        return f"{way} than in {percent(share, 0)} {where}{exception}"
 
 
 def factor_ranks(run: RunData) -> FactorRanks:
     """Load the factor values that are known in each of a run's clips; empty if the run folder has none."""
     path = run.folder / "factors.parquet"
     if not path.is_file():
-        return FactorRanks({})
-    table = read_table(path).drop("clip_id").cast(pl.Float64)
+        return FactorRanks({}, np.zeros(0, dtype=np.str_))
+    rows = read_table(path)
+    group_of = {} if run.clips is None else dict(run.clips.select("clip_id", "group").iter_rows())
+    groups = np.array([str(group_of.get(clip, "")) for clip in rows["clip_id"]])
+    table = rows.drop("clip_id").cast(pl.Float64)
     measured = without_sentinels(table.to_numpy(), table.columns)
-    known = {name: column[np.isfinite(column)] for name, column in zip(table.columns, measured.T, strict=True)}
-    return FactorRanks({name: values for name, values in known.items() if values.size})
+    columns = zip(table.columns, np.where(np.isfinite(measured), measured, np.nan).T, strict=True)
+    return FactorRanks({name: values for name, values in columns if np.isfinite(values).any()}, groups)
 
 
 def short(value: float) -> str:
@@ -227,6 +240,8 @@ class LatentCard(NamedTuple):
     """The label of the latent's class; empty for a factor."""
     evidence: str = ""
     """The test correlation beside chance."""
+    note: str = ""
+    """The class for which the latent fires more often, if that is not the card's."""
 
 
 class Gallery(NamedTuple):
@@ -304,13 +319,17 @@ def _latent(
         facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
     if clips and not first["label"] and (span := places.span(first["factor"])):
         facts.append(span)
-    name, status = readable_name(first["factor"]), outcome_text(first)
+    name, status, note = readable_name(first["factor"]), outcome_text(first), ""
     kind = run.category(first["factor"])
     if first["label"]:
         name, kind = f"{first['label']}: {first['factor']}", "class of a label"
+        note = class_note(run.explained("firing"), first, card.classes if card else ())
+    elif first["train_r"] < 0:
+        kind = f"{kind}, more of it where the value is low"
     return LatentCard(
         factor=name,
         original=first["factor"] if name != first["factor"] and not first["label"] else "",
+        note=note,
         subtitle=f"latent {first['latent']}, {kind}",
         facts=f"{capitalised('; '.join(facts))}.",
         also=_also(first["also"]) if first["also"] else "",
@@ -321,6 +340,26 @@ def _latent(
         kind=first["label"],
         evidence=", ".join(_correlation(first, _noun(run))) if formatting.known(first["test_r"]) else "",
     )
+
+
+def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Sequence[str]) -> str:
+    """Return that a latent fires more often for another class than that of its card; empty where it does not.
+
+    The class of a card is chosen by the mean code of clips, in which strong firing counts more. `named` are the classes
+    of the card's sentence, as `label=class`: a sentence without the card's own contradicts its title.
+    """
+    label, own = row["label"], row["factor"]
+    of_label = [one.removeprefix(f"{label}=") for one in named if one.startswith(f"{label}=")]
+    rates: dict[str, float] = {}
+    if firing is not None:
+        rates = dict(firing.filter(pl.col("latent") == row["latent"], by=label).select("class", "rate").iter_rows())
+    most = max(rates, key=lambda name: rates[name], default=own)
+    other = of_label[0] if of_label and own not in of_label else most
+    if other == own:
+        return ""
+    each = [f"{percent(rates.get(name, 0.0), 0)} of them for {label} {name}" for name in (own, other)]
+    shares = f": over all clips, in {comma_list(each)}" if rates else ""
+    return f"It does not fire for this class alone, counted in frames{shares}."
 
 
 def _tested(row: dict[str, Any], noun: str) -> list[str]:
@@ -374,7 +413,9 @@ def _caption(row: dict[str, Any], run: RunData, places: FactorRanks) -> list[str
     labels = [f"{name} {value}" for name, value in run.labels_of(row["clip_id"]).items()]
     parts = [*([", ".join(labels)] if labels else []), group, f"strength {decimal(row['strength'], 2)}"]
     if formatting.known(row["factor_value"]):
-        rank = places.rank(row["factor"], row["factor_value"])
+        # correlations are those within groups, so that all clips are no comparison
+        group = row["group"] if row["within"] else None
+        rank = places.rank(row["factor"], row["factor_value"], group=group, sign=row["train_r"])
         parts.append(f"{readable_name(row['factor'])} = {short(row['factor_value'])}" + (f", {rank}" if rank else ""))
     if row["from_s"] > 0:
         parts.append(f"starts at {row['from_s']:.2f} s of the clip")

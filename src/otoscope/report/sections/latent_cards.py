@@ -8,11 +8,14 @@ import polars as pl
 
 from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
+from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import pitch_hz
 from otoscope.formatting import NBSP, count, decimal, known, percent
 
 MAX_RESPONSES = 3
 """Response curves shown per latent."""
+MIN_SILENT = 0.05
+"""Share of a latent's firing in silent frames from which on the card states it."""
 MIN_R2 = 0.01
 """Share of the activation that a shown response curve explains in unseen groups, at least."""
 
@@ -40,6 +43,9 @@ class CardText(NamedTuple):
     responses: Sequence[ResponsePlot]
     backed: str = ""
     beats_controls: bool = False
+    silence: str = ""
+    classes: Sequence[str] = ()
+    """Classes that the sentence names, as `label=class`."""
 
 
 def card_texts(folder: Path) -> dict[int, CardText]:
@@ -56,6 +62,8 @@ def card_texts(folder: Path) -> dict[int, CardText]:
             _plots(responses.filter(pl.col("latent") == row["latent"])),
             _backed(row),
             bool(row["beats_controls"]),
+            _silence(row),
+            row["classes"],
         )
         for row in cards.iter_rows(named=True)
     }
@@ -69,6 +77,16 @@ def _backed(row: Mapping[str, Any]) -> str:
     if not known(row["auroc"]):
         return f"{rate}; no test group can show whether a condition predicts them."
     return f"{rate}; no condition found predicts them better than the controls of its card."
+
+
+def _silence(row: Mapping[str, Any]) -> str:
+    """Return how much of the firing is in silent frames, if that is more than `MIN_SILENT`; else empty."""
+    if not known(row["silent"]) or row["silent"] < MIN_SILENT:
+        return ""
+    return (
+        f"{percent(row['silent'], 0)} of the frames in which it fires are silent ({SILENCE_DB:.0f} dB or more below "
+        f"the loudest of their clip), and {percent(row['silence'], 0)} of all frames."
+    )
 
 
 def _names_nothing(row: Mapping[str, Any]) -> bool:

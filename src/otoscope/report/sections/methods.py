@@ -11,7 +11,14 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.evidence import coinciding_classes, cross_fit_note, readers_of_run, scored_on, thin_classes
+from otoscope.report.evidence import (
+    coinciding_classes,
+    count_folds,
+    cross_fit_note,
+    readers_of_run,
+    scored_on,
+    thin_classes,
+)
 from otoscope.report.figures.probes import POOLINGS
 from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
@@ -278,13 +285,12 @@ MOST_NAMED = 4
 
 
 def _choices(run: RunData) -> str:
-    results = run.results
-    sentences = [
-        f"Where a single dense layer is shown, it is layer {results.best_layer.layer}: {results.best_layer.reason}."
-    ]
+    results, folds = run.results, count_folds(run.clips)
+    best = results.best_layer
+    sentences = [f"Where a single dense layer is shown, it is layer {best.layer}: {best.because(folds)}."]
     if results.reference_sparsity is not None:
         codes = results.codes_layer
-        sentences.append(f"Where codes of a single layer are shown, it is layer {codes.layer}: {codes.reason}.")
+        sentences.append(f"Where codes of a single layer are shown, it is layer {codes.layer}: {codes.because(folds)}.")
         at, wanted = sparsity(results.reference_sparsity), sparsity(REFERENCE_SPARSITY)
         nearest = "" if at == wanted else f", the nearest trained to {wanted}"
         sentences.append(f"Where a single sparsity is shown, it is {at}{nearest}.")

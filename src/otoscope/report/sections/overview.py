@@ -14,7 +14,7 @@ from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import codes_against_layer, unread_classes
-from otoscope.report.sections.gallery import ClipCard, Gallery
+from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.strict_findings import (
     describe_advantage,
     describe_compactness,
@@ -63,9 +63,14 @@ def previews(gallery: Gallery) -> list[Preview]:
     confirmed = [card for card in gallery.cards if card.confirmed and card.clips]
     chosen = diverse(range(len(confirmed)), [card.kind for card in confirmed])[:MAX_LATENTS]
     return [
-        Preview(card.factor, card.status, card.evidence, card.card.backed if card.card else "", card.clips[0])
+        Preview(card.factor, card.status, card.evidence, _sentences(card), card.clips[0])
         for card in (confirmed[i] for i in chosen)
     ]
+
+
+def _sentences(card: LatentCard) -> str:
+    """Return what test groups back of a card's sentence, and what contradicts its title."""
+    return " ".join(filter(None, (card.card.backed, card.note, card.card.silence))) if card.card else card.note
 
 
 def _held_out(run: RunData) -> Iterator[str]:

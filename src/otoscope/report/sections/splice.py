@@ -76,9 +76,7 @@ def _recovered(row: Mapping[str, Any]) -> str:
     value, by = decimal(row["value"], 2), f"by {NAMES[row['substitute']]}"
     if not known(row["recovered"]):
         return f"no defined share {by} (to {value})"
-    interval = ""
-    if known(row["low"]) and row["low"] == row["high"]:
-        interval = f", the same without any of the {count(row['groups'], 'group')}, which gives no interval"
-    elif known(row["low"]) and known(row["high"]):
+    interval = ", no interval"
+    if known(row["low"]) and known(row["high"]):
         interval = f", 95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}"
     return f"{percent(row['recovered'], 0)} {by} (to {value}{interval})"
