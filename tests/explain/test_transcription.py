@@ -26,20 +26,22 @@ FSDD = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 @pytest.mark.parametrize(
-    ("said", "errors"),
+    ("said", "errors", "found"),
     [
-        (" One, two, three.", 0),
-        ("123", 0),
-        ("1 2 3", 0),
-        ("one too three", 1),
-        ("one three", 1),
-        ("one two three four", 1),
-        ("", 3),
-        ("three two one", 2),
+        (" One, two, three.", 0, 3),
+        ("123", 0, 3),
+        ("1 2 3", 0, 3),
+        ("one too three", 1, 2),
+        ("one three", 1, 2),
+        ("one two three four", 1, 3),
+        ("one two" + " two" * 20, 20, 2),
+        ("", 3, 0),
+        ("three two one", 2, 1),
     ],
 )
-def test_word_errors_count_substitutions_insertions_and_deletions(said: str, errors: int) -> None:
-    assert word_errors(["one", "two", "three"], said) == WordErrors(errors, 3)
+def test_word_errors_count_substitutions_insertions_and_deletions(said: str, errors: int, found: int) -> None:
+    assert word_errors(["one", "two", "three"], said) == WordErrors(errors, 3, found)
+    assert word_errors(["One,", "TWO", "three"], said) == WordErrors(errors, 3, found)
 
 
 def test_normalise_spells_digits_and_drops_punctuation() -> None:

@@ -24,7 +24,7 @@ from otoscope.explain.splice import (
     score_shares,
     splice_with,
 )
-from otoscope.explain.transcription import Transcriber, word_errors
+from otoscope.explain.transcription import Transcriber, WordErrors, word_errors
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import jackknife_sums
 from otoscope.sae.model import SparseAutoencoder
@@ -58,8 +58,8 @@ SCORES: dict[str, pl.DataType] = {
 }
 """Columns of `splice.parquet`: a row per substitute of each dictionary and quantity.
 
-`quantity` is cosine, probe_accuracy (of the label `target`) or word_error_rate; `k` is the number of active latents
-per frame.
+`quantity` is cosine, probe_accuracy (of the label `target`), word_error_rate or words_found (the share of the spoken
+words in the transcript, in their order); `k` is the number of active latents per frame.
 """
 
 
@@ -166,28 +166,33 @@ def transcription_scores(
     groups: Shaped[np.ndarray, " strings"],
     on_string: Callable[[], object],
 ) -> list[dict[str, Any]]:
-    """Return the word error rate of the transcription for each substitute, weighted by words."""
+    """Return the word error rate and the share of words found for each substitute, weighted by words."""
     names = [UNTOUCHED, *replaced_by]
     rate = {name: np.empty(len(strings)) for name in names}
+    found = {name: np.empty(len(strings)) for name in names}
     for i, spoken in enumerate(strings):
         for name in names:
             said = transcriber.transcribe(spoken.wave, layer=layer, substitute=replaced_by.get(name))
-            errors, words = word_errors(spoken.words, said)
-            rate[name][i] = errors / words
+            counted = word_errors(spoken.words, said)
+            rate[name][i], found[name][i] = counted.errors / counted.words, counted.found / counted.words
         on_string()
     weights = np.array([len(spoken.words) for spoken in strings], dtype=np.float64)
-    return _rows(rate, groups, quantity="word_error_rate", target="words", weights=weights)
+    return [
+        row
+        for quantity, each in (("word_error_rate", rate), ("words_found", found))
+        for row in _rows(each, groups, quantity=quantity, target="words", weights=weights)
+    ]
 
 
 LENS: dict[str, pl.DataType] = {
     "layer": pl.Int64(),
     "encoder": pl.String(),
-    **{name: pl.Float64() for name in ("word_error_rate", "low", "high")},
+    **{name: pl.Float64() for name in ("word_error_rate", "low", "high", "words_found")},
     "spoken": pl.String(),
     "transcript": pl.String(),
     **{name: pl.Int64() for name in ("words", "strings", "groups")},
 }
-"""Columns of `lens.parquet`: the word error rate of each layer, with the first string and its transcript.
+"""Columns of `lens.parquet`: word error rate and share of words found of each layer, the first string and transcript.
 
 `encoder` is untouched, sae (the layer of the dictionary replaced by its reconstruction) or mean (by the mean frame).
 """
@@ -210,7 +215,7 @@ def lens_scores(
     rows: list[dict[str, Any]] = []
     for until in [one.index for one in transcriber.encoder.layers]:
         for name in (UNTOUCHED, *((first, MEAN) if until >= layer else ())):
-            errors = np.zeros((len(strings), 2))
+            errors = np.zeros((len(strings), len(WordErrors._fields)))
             transcripts: list[str] = []
             for i, spoken in enumerate(strings):
                 said = transcriber.transcribe(spoken.wave, layer=layer, substitute=replaced_by.get(name), until=until)
@@ -219,6 +224,7 @@ def lens_scores(
                 on_string()
             value, low, high = jackknife_sums(group_sums(errors, groups), lambda sums: sums[:, 0] / sums[:, 1])
             rate = {"word_error_rate": float(value), "low": max(float(low), 0.0), "high": float(high)}
+            rate["words_found"] = errors[:, 2].sum() / errors[:, 1].sum()
             texts = {"spoken": " ".join(strings[0].words), "transcript": transcripts[0].strip()}
             sizes = {"words": int(errors[:, 1].sum()), "strings": len(strings), "groups": len(np.unique(groups))}
             rows.append({"layer": until, "encoder": name.substitute, **rate, **texts, **sizes})

@@ -21,27 +21,31 @@ from otoscope.explain.splice import Splice, Substitute
 
 
 class WordErrors(NamedTuple):
-    """Word errors (substitutions, insertions and deletions) and the number of words of the reference."""
+    """Word errors (substitutions, insertions and deletions), words of the reference, and words found in their order."""
 
     errors: int
     words: int
+    found: int
 
 
 def word_errors(reference: Sequence[str], transcript: str) -> WordErrors:
-    """Return the Levenshtein distance between words; the word error rate is `errors / words`.
+    """Return the Levenshtein distance between words, and the length of their longest common subsequence.
 
-    The transcript is lower-cased and its punctuation dropped. Digits become words, one each, and "oh" becomes "zero".
+    The word error rate is `errors / words`; a transcript that repeats itself to its end has a rate far above 1 although
+    all words are found. Both texts are lower-cased and their punctuation dropped. Digits become words, one each, and
+    "oh" becomes "zero".
 
     >>> word_errors(["seven", "zero"], " 7, oh, nine."), word_errors(["one"], "")
-    (WordErrors(errors=1, words=2), WordErrors(errors=1, words=1))
+    (WordErrors(errors=1, words=2, found=2), WordErrors(errors=1, words=1, found=0))
     """
-    said = normalise(transcript)
-    row = list(range(len(said) + 1))
-    for i, word in enumerate(reference, start=1):
-        previous, row[0] = row[0], i
+    wanted, said = normalise(" ".join(reference)), normalise(transcript)
+    row, common = list(range(len(said) + 1)), [0] * (len(said) + 1)
+    for i, word in enumerate(wanted, start=1):
+        previous, row[0], shared = row[0], i, 0
         for j, heard in enumerate(said, start=1):
             previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (word != heard))
-    return WordErrors(row[-1], len(reference))
+            shared, common[j] = common[j], shared + 1 if word == heard else max(common[j], common[j - 1])
+    return WordErrors(row[-1], len(wanted), common[-1])
 
 
 def normalise(transcript: str) -> list[str]:

@@ -20,7 +20,7 @@ from otoscope.explain.splice_scores import (
     substitutes,
     transcription_scores,
 )
-from otoscope.explain.transcription import Transcriber
+from otoscope.explain.transcription import Transcriber, normalise
 from otoscope.factors.annotations import AnnotationFolder, within_clip
 from otoscope.pipeline.changed_layer import ChangedLayer
 from otoscope.runs.progress import task
@@ -129,7 +129,7 @@ def annotated_strings(setting: ChangedLayer, annotations: AnnotationFolder) -> t
             annotations.of(row["path"], rate_hz=row["rate_hz"]), start_s=row["start_s"], duration_s=row["duration_s"]
         )
         spoken = sorted((one for one in inside if one.tier.lower() in WORD_TIERS), key=lambda one: one.start_s)
-        if spoken:
+        if normalise(" ".join(one.label for one in spoken)):
             spans = tuple((one.start_s, one.end_s) for one in spoken)
             words[i] = SpokenString(np.zeros(0, np.float32), tuple(one.label for one in spoken), spans)
     allowed = np.isin(np.arange(len(setting.clips.split)), list(words))

@@ -200,7 +200,7 @@ def test_page_shows_transcripts_of_each_layer(tmp_path: Path) -> None:
     write_table(tmp_path / "explain" / "lens.parquet", pl.DataFrame(rows, schema=LENS))
     page = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
     said = page.section("lens")
-    assert "12 strings of spoken digits (48 words, 2 test speakers)" in said
+    assert "12 strings of spoken words (48 words, 2 test speakers)" in said
     assert "layer replaced by its reconstruction" in said
     assert "One, <two>!" in said
     assert page.mistakes == []

@@ -184,12 +184,13 @@ def lens(run: RunData) -> TextAndTable | None:
         return None
     first = rows.row(0, named=True)
     introduction = (
-        f"{count(first['strings'], 'string')} of spoken digits ({count(first['words'], 'word')}, "
+        f"{count(first['strings'], 'string')} of spoken words ({count(first['words'], 'word')}, "
         f"{count(first['groups'], 'test speaker')}) were transcribed from each layer: blocks after it were skipped, "
         "and the decoder read it through the encoder's final norm. It was trained on the last layer alone, so that a "
-        "high rate of an earlier layer does not show that the words are not in it."
+        "high rate of an earlier layer does not show that the words are not in it. A transcript that repeats itself "
+        "to its end has a rate above 1; words found are those that it contains in their order."
     )
     shown = rows.with_columns(pl.col("encoder").replace_strict(ENCODERS)).select(
-        "layer", "encoder", "word_error_rate", "low", "high", "spoken", "transcript"
+        "layer", "encoder", "word_error_rate", "low", "high", "words_found", "spoken", "transcript"
     )
     return TextAndTable([introduction], table(shown, caption="Transcripts from each layer", digits=2))

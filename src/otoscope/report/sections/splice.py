@@ -19,6 +19,7 @@ QUANTITIES = {
     "cosine": "the cosine between frames of the last layer and those of the untouched encoder",
     "probe_accuracy": "the accuracy of a probe for {target} on the last layer",
     "word_error_rate": "the word error rate of transcripts",
+    "words_found": "the share of spoken words that transcripts contain in their order",
 }
 
 
