@@ -1,5 +1,6 @@
 """Erasure of a concept from a layer, and the effect of erasing each concept on the readout of every other."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,36 @@ from otoscope.resampling.intervals import jackknife_sums
 
 MIN_STEP = 0.5
 """Least difference of a concept between the clips of a swap, in standard deviations; classes differ by more."""
+
+
+GROUP_PARTS = 5
+"""Parts into which the clips of every group are dealt: one is read, one chooses the penalty, the others fit."""
+
+
+class GroupClips(NamedTuple):
+    """Clips of each group from which the readout of the group is fitted, on which it is chosen, and those it reads."""
+
+    fitted: Bool[np.ndarray, " clips"]
+    chosen: Bool[np.ndarray, " clips"]
+    held_out: Bool[np.ndarray, " clips"]
+
+
+def group_clips(groups: Shaped[np.ndarray, " clips"], labels: Sequence[Shaped[np.ndarray, " clips"]]) -> GroupClips:
+    """Deal the clips of each group in the order of their labels, so that all groups leave out the same classes.
+
+    A class held out of some groups only would be evidence against these groups. Groups with fewer than `GROUP_PARTS`
+    clips have none.
+
+    >>> group_clips(np.array(["a"] * 5 + ["b"] * 4), [np.array(list("vwxyzvwxy"))]).held_out.nonzero()[0].tolist()
+    [0]
+    """
+    part = np.full(len(groups), -1)
+    for group in np.unique(groups):
+        own = np.flatnonzero(groups == group)
+        if len(own) >= GROUP_PARTS:
+            keys = [own, *(label[own] for label in reversed(labels))]
+            part[own[np.lexsort(keys)]] = np.arange(len(own)) % GROUP_PARTS
+    return GroupClips(part > 1, part == 1, part == 0)
 
 
 class Eraser(NamedTuple):

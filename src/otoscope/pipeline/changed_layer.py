@@ -88,14 +88,18 @@ class ChangedLayer:
 
     @cached_property
     def frames(self) -> TrainFrames:
-        """Up to `TRAIN_FRAMES` training frames of the changed layer, an equal share of each clip."""
-        train = np.flatnonzero(self.split("train"))
-        share = max(TRAIN_FRAMES // max(len(train), 1), 1)
+        """Training frames of the changed layer."""
+        return self.frames_of(self.split("train"))
+
+    def frames_of(self, allowed: Bool[np.ndarray, " clips"]) -> TrainFrames:
+        """Return up to `TRAIN_FRAMES` frames of some clips of the changed layer, an equal share of each."""
+        clips = np.flatnonzero(allowed)
+        share = max(TRAIN_FRAMES // max(len(clips), 1), 1)
         rows: list[NDArray[np.float32]] = []
-        for _, frames in self.store.iter_clips(self.member.layer, [self.store.clip_ids[i] for i in train]):
+        for _, frames in self.store.iter_clips(self.member.layer, [self.store.clip_ids[i] for i in clips]):
             chosen = np.linspace(0, len(frames) - 1, min(share, len(frames))).astype(int)
             rows.append(frames[chosen])
-        return TrainFrames(np.concatenate(rows), np.repeat(train, [len(part) for part in rows]))
+        return TrainFrames(np.concatenate(rows), np.repeat(clips, [len(part) for part in rows]))
 
     @cached_property
     def norm(self) -> float:

@@ -8,18 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from otoscope.explain.erasure import (
+    GroupClips,
     diagonal_dominance,
     gain_before,
     gain_sums,
+    group_clips,
     leace,
     lost_gain,
     swap_pairs,
 )
+from otoscope.explain.firing import draw_clips
 from otoscope.explain.interventions import (
+    ReadoutExperiment,
     Shift,
     code_edit,
     constant_shift,
@@ -30,7 +34,7 @@ from otoscope.explain.interventions import (
     side_effect,
     with_norm,
 )
-from otoscope.explain.readouts import FACTOR, GROUP, Concept, Readouts, Targets, fit_readouts
+from otoscope.explain.readouts import FACTOR, GROUP, Concept, Targets, fit_readouts
 from otoscope.explain.selection import correlations
 from otoscope.explain.splice import score_shares
 from otoscope.pipeline.changed_layer import MIN_READOUT_R, ChangedLayer
@@ -78,10 +82,13 @@ CONCEPTS: dict[str, pl.DataType] = {
     "gain": pl.Float64(),
     "read": pl.Boolean(),
     "erased": pl.Boolean(),
+    "clips": pl.Int64(),
+    "groups": pl.Int64(),
 }
 """Columns of `erasure_concepts.parquet`: every concept, and whether it is read out well enough to be erased.
 
-Both numbers are NaN for the singers if the test groups have too few other clips for a readout.
+`clips` and `groups` count what its readout is read on. Both numbers of the group are NaN if groups have too few clips
+for a readout.
 """
 
 
@@ -95,76 +102,113 @@ class ErasureTables(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """Readouts and true values of all concepts for the clips tested; the singer has one column per test group."""
+class _Reading:
+    """Clips on which readouts are read: their output for a change of the layer, and the concept of each output."""
 
-    readouts: Readouts
+    experiment: ReadoutExperiment
     truth: Float[np.ndarray, "clips columns"]
     concept_of: Int[np.ndarray, " columns"]
+    groups: Shaped[np.ndarray, " clips"]
+
+    def sums(
+        self, outputs: Sequence[Float[np.ndarray, "clips columns"]]
+    ) -> Float[np.ndarray, "groups passes concepts"]:
+        """Return the sums of the untouched pass and of those with a concept erased."""
+        return gain_sums(np.stack(outputs), self.truth, self.concept_of, self.groups)
+
+
+@dataclass(frozen=True)
+class _Concepts:
+    """All concepts; `readings` has those of labels and factors first, then the group, read on clips of its own."""
+
     concepts: tuple[Concept, ...]
     readout_r: Float[np.ndarray, " concepts"]
     entangled: Bool[np.ndarray, "concepts concepts"]
+    readings: tuple[_Reading, ...]
+
+    @property
+    def reading_of(self) -> list[_Reading]:
+        """The reading of each concept."""
+        return [self.readings[-1 if concept.kind == GROUP else 0] for concept in self.concepts]
 
 
 def erasure_tables(setting: ChangedLayer) -> ErasureTables:
     """Erase each concept that can be read out, by ablating its latents, by LEACE, and by random latents."""
     settings = setting.run.config.explain
-    clips = setting.choose("test", settings.erasure_clips, allowed=setting.split("test"))
-    columns = _columns(setting, clips)
-    groups = setting.clips.groups[clips]
-    experiment = replace(setting.experiment(clips), readouts=columns.readouts)
-    before = experiment.outputs()
-    untouched = gain_sums(before[None], columns.truth, columns.concept_of, groups)
-    read = np.flatnonzero((columns.readout_r >= MIN_READOUT_R) & (gain_before(untouched) >= MIN_GAIN))
-    is_factor = np.array([columns.concepts[i].kind == FACTOR for i in read], dtype=bool)
-    erased = [*read[~is_factor].tolist(), *read[is_factor].tolist()[: settings.concepts]]
-    concepts = _concept_rows(columns, gain_before(untouched), read, erased)
+    parts = group_clips(setting.clips.groups, list(setting.clips.labels.values()))
+    columns = _concepts(setting, parts)
+    before = [reading.experiment.outputs() for reading in columns.readings]
+    gain = np.concatenate(
+        [gain_before(reading.sums([own])) for reading, own in zip(columns.readings, before, strict=True)]
+    )
+    kinds = np.array([concept.kind for concept in columns.concepts])
+    read = (columns.readout_r >= MIN_READOUT_R) & (gain >= MIN_GAIN)
+    shown = np.flatnonzero(read | (kinds == GROUP))
+    is_factor = kinds[shown] == FACTOR
+    erased = [*shown[~is_factor].tolist(), *shown[is_factor].tolist()[: settings.concepts]]
+    concepts = _concept_rows(columns, gain, read, erased)
     if not erased:
         return ErasureTables(concepts, *(pl.DataFrame(schema=schema) for schema in (ERASURE, DOMINANCE, SWAPS)))
-    outputs: dict[str, list[Float[np.ndarray, "clips columns"]]] = {name: [] for name in TECHNIQUES}
-    with task(setting.run.progress, "erasing concepts", 3 * len(erased) * len(clips), "passes"):
+    outputs = {name: [[own] for own in before] for name in TECHNIQUES}
+    passes = sum(len(reading.groups) for reading in columns.readings)
+    with task(setting.run.progress, "erasing concepts", 3 * len(erased) * passes, "passes"):
         for concept in erased:
-            for name, shift_of in _erasers(setting, columns.concepts[concept], len(clips)).items():
-                outputs[name].append(experiment.outputs(lambda i, s=shift_of: shifted_by(s(i))))
+            erasers = _erasers(setting, columns.concepts[concept], parts)
+            for name, shift_of in erasers.items():
+                for reading, own in zip(columns.readings, outputs[name], strict=True):
+                    shifts = shift_of(len(reading.groups))
+                    own.append(reading.experiment.outputs(lambda i, s=shifts: shifted_by(s[i])))
     sums = {
-        name: gain_sums(np.stack([before, *each]), columns.truth, columns.concept_of, groups)
+        name: [reading.sums(own) for reading, own in zip(columns.readings, each, strict=True)]
         for name, each in outputs.items()
     }
     return ErasureTables(
         concepts,
-        pl.concat([_effect_rows(columns, erased, read, name, each, len(clips)) for name, each in sums.items()]),
+        pl.concat([_effect_rows(columns, erased, shown, name, each) for name, each in sums.items()]),
         _dominance(columns, erased, read, sums),
         _swaps(setting),
     )
 
 
-def _columns(setting: ChangedLayer, clips: Sequence[int]) -> _Columns:
-    """Return the readouts of the run's concepts, and of the singers of the test groups, fitted on their other clips."""
+def _concepts(setting: ChangedLayer, parts: GroupClips) -> _Concepts:
+    """Return the run's concepts read on test clips, and the group read on clips that its readout has not seen."""
     targets, readouts = setting.targets, setting.readouts
-    truth, concepts, r = targets.values[clips], targets.concepts, readouts.valid_r
-    concept_of, entangled = np.arange(len(concepts)), targets.entangled
-    singers = _singer_readouts(setting, clips)
-    if singers is not None:
-        number, width = len(concepts), singers.weights.shape[1]
-        names = [concept.name for concept in singers.concepts]
-        indicators = (setting.clips.groups[clips][:, None] == np.array(names)[None]).astype(np.float64)
-        indicators = (indicators - indicators.mean(axis=0)) / np.maximum(indicators.std(axis=0), 1e-9)
-        truth = np.concatenate([truth, indicators], axis=1)
-        concepts, concept_of = (*concepts, Concept(GROUP, "all")), np.append(concept_of, np.full(width, number))
-        r = np.append(r, np.nan_to_num(singers.valid_r).mean())
-        entangled = np.pad(entangled, (0, 1))
-        entangled[number, number] = True
-        readouts = Readouts(
-            (*readouts.concepts, *singers.concepts),
-            np.concatenate([readouts.weights, singers.weights], axis=1),
-            np.concatenate([readouts.bias, singers.bias]),
-            np.concatenate([readouts.valid_r, singers.valid_r]),
-        )
-    return _Columns(readouts, truth, concept_of, concepts, r, entangled)
+    clips = setting.choose("test", setting.run.config.explain.erasure_clips, allowed=setting.split("test"))
+    number = len(targets.concepts)
+    reading = _Reading(setting.experiment(clips), targets.values[clips], np.arange(number), setting.clips.groups[clips])
+    found = _Concepts(targets.concepts, readouts.valid_r, targets.entangled, (reading,))
+    groups = setting.clips.groups
+    names = np.unique(groups[parts.held_out])
+    if len(names) < 2:
+        return found
+    values = (groups[:, None] == names).astype(np.float64)
+    values = (values - values[parts.fitted].mean(axis=0)) / values[parts.fitted].std(axis=0)
+    each = tuple(Concept(GROUP, str(name)) for name in names)
+    of_group = fit_readouts(
+        setting.store.pooled(setting.later, setting.store.clip_ids),
+        Targets(each, values, np.eye(len(each), dtype=bool)),
+        train=parts.fitted,
+        valid=parts.chosen,
+    )
+    own = draw_clips(parts.held_out, groups.tolist(), setting.run.config.explain.erasure_clips)
+    entangled = np.pad(targets.entangled, (0, 1))
+    entangled[number, number] = True
+    reading = _Reading(
+        replace(setting.experiment(own), readouts=of_group),
+        values[own],
+        np.zeros(len(each), dtype=int),
+        groups[own],
+    )
+    return _Concepts(
+        (*targets.concepts, Concept(GROUP, "all")),
+        np.append(readouts.valid_r, np.nan_to_num(of_group.valid_r).mean()),
+        entangled,
+        (*found.readings, reading),
+    )
 
 
 def _concept_rows(
-    columns: _Columns, gain: Float[np.ndarray, " concepts"], read: Int[np.ndarray, " read"], erased: Sequence[int]
+    columns: _Concepts, gain: Float[np.ndarray, " concepts"], read: Bool[np.ndarray, " concepts"], erased: Sequence[int]
 ) -> pl.DataFrame:
     rows: list[dict[str, Any]] = [
         {
@@ -172,62 +216,56 @@ def _concept_rows(
             "kind": concept.kind,
             "readout_r": float(columns.readout_r[i]),
             "gain": float(gain[i]),
-            "read": i in read,
+            "read": bool(read[i]),
             "erased": i in erased,
+            "clips": len(reading.groups),
+            "groups": len(np.unique(reading.groups)),
         }
-        for i, concept in enumerate(columns.concepts)
+        for i, (concept, reading) in enumerate(zip(columns.concepts, columns.reading_of, strict=True))
     ]
     if all(concept.kind != GROUP for concept in columns.concepts):
-        unread = {"readout_r": math.nan, "gain": math.nan, "read": False, "erased": False}
+        unread = {"readout_r": math.nan, "gain": math.nan, "read": False, "erased": False, "clips": 0, "groups": 0}
         rows.append({"concept": str(Concept(GROUP, "all")), "kind": GROUP, **unread})
     return pl.DataFrame(rows, schema=CONCEPTS)
 
 
-def _singer_readouts(setting: ChangedLayer, clips: Sequence[int]) -> Readouts | None:
-    """Return readouts of the test groups, fitted on test clips that are not in `clips`; None with too few."""
-    rest = setting.split("test")
-    rest[list(clips)] = False
-    groups = setting.clips.groups
-    turn = np.zeros(len(groups), dtype=bool)
-    for group in np.unique(groups[rest]):
-        turn[np.flatnonzero(rest & (groups == group))[::3]] = True  # a third for the choice of the penalty
-    train, valid = rest & ~turn, rest & turn
-    names, sizes = np.unique(groups[train], return_counts=True)
-    if len(names) < 2 or sizes.min() < 2 or len(np.unique(groups[valid])) < len(names):
-        return None
-    indicators = {str(name): (groups == name).astype(np.float64) for name in names}
-    values = np.stack(list(indicators.values()), axis=1)
-    mean, spread = values[train].mean(axis=0), values[train].std(axis=0)
-    targets = Targets(
-        tuple(Concept(GROUP, name) for name in indicators), (values - mean) / spread, np.eye(len(names), dtype=bool)
-    )
-    return fit_readouts(setting.store.pooled(setting.later, setting.store.clip_ids), targets, train=train, valid=valid)
+def _values(
+    setting: ChangedLayer, concept: Concept, parts: GroupClips
+) -> tuple[Float[np.ndarray, "clips columns"], Bool[np.ndarray, " clips"]]:
+    """Return the value of a concept for each clip, and the clips from which its latents and directions are taken.
 
-
-def _values(setting: ChangedLayer, concept: Concept) -> Float[np.ndarray, "clips columns"]:
-    """Return the value of a concept for each clip; of the singers, one column per group of the training clips."""
+    The group has one column per group, and the clips that its readout is fitted on.
+    """
     if concept.kind != GROUP:
-        return setting.targets.values[:, [setting.targets.concepts.index(concept)]]
+        return setting.targets.values[:, [setting.targets.concepts.index(concept)]], setting.split("train")
     groups = setting.clips.groups
-    return (groups[:, None] == np.unique(groups[setting.split("train")])[None]).astype(np.float64)
+    return (groups[:, None] == np.unique(groups[parts.fitted])).astype(np.float64), parts.fitted
 
 
-def concept_latents(setting: ChangedLayer, concept: Concept) -> list[int]:
-    """Return the latents whose mean code per training clip correlates most with a concept, in either direction."""
-    train, values = setting.split("train"), _values(setting, concept)
-    known = train & np.isfinite(values).all(axis=1)
-    r = np.nan_to_num(np.abs(correlations(setting.clip_means[known].astype(np.float64), values[known]))).max(axis=1)
+def concept_latents(
+    means: Float[np.ndarray, "clips latents"],
+    values: Float[np.ndarray, "clips columns"],
+    clips: Bool[np.ndarray, " clips"],
+) -> list[int]:
+    """Return the latents whose mean code per clip correlates most with a concept, in either direction."""
+    known = clips & np.isfinite(values).all(axis=1)
+    r = np.nan_to_num(np.abs(correlations(means[known].astype(np.float64), values[known]))).max(axis=1)
     order = np.argsort(-r, kind="stable")[:LATENTS]
     return order[r[order] > 0].tolist()
 
 
-def _erasers(setting: ChangedLayer, concept: Concept, count: int) -> dict[str, Callable[[int], Shift]]:
-    """Return the shift of each technique for the clip at a position."""
-    latents = concept_latents(setting, concept)
+def _erasers(setting: ChangedLayer, concept: Concept, parts: GroupClips) -> dict[str, Callable[[int], Sequence[Shift]]]:
+    """Return the shifts of each technique for a number of clips."""
+    values, clips = _values(setting, concept, parts)
+    latents = concept_latents(setting.clip_means, values, clips)
     own = latent_shift(setting.sae, code_edit(latents, "ablate", n_latents=setting.sae.latents))
-    random = [with_norm(shift, own) for shift in _random_ablations(setting, latents, count)]
-    erase = leace(setting.frames.rows, _values(setting, concept)[setting.frames.clips])
-    return {"latents": lambda _: own, "random_latents": lambda i: random[i], "leace": lambda _: erase.shift}
+    frames = setting.frames if concept.kind != GROUP else setting.frames_of(clips)
+    erase = leace(frames.rows, values[frames.clips])
+    return {
+        "latents": lambda count: [own] * count,
+        "random_latents": lambda count: [with_norm(s, own) for s in _random_ablations(setting, latents, count)],
+        "leace": lambda count: [erase.shift] * count,
+    }
 
 
 def _random_ablations(setting: ChangedLayer, latents: Sequence[int], count: int) -> list[Shift]:
@@ -241,14 +279,14 @@ def _random_ablations(setting: ChangedLayer, latents: Sequence[int], count: int)
 
 
 def _effect_rows(
-    columns: _Columns,
+    columns: _Concepts,
     erased: Sequence[int],
-    read: Int[np.ndarray, " read"],
+    shown: Int[np.ndarray, " shown"],
     technique: str,
-    sums: Float[np.ndarray, "groups passes_and_squares concepts"],
-    clips: int,
+    sums: Sequence[Float[np.ndarray, "groups passes_and_squares concepts"]],
 ) -> pl.DataFrame:
-    (lost, low, high), before = lost_gain(sums), gain_before(sums)
+    lost, low, high = (np.concatenate(each, axis=-1) for each in zip(*map(lost_gain, sums), strict=True))
+    before = np.concatenate([gain_before(own) for own in sums])
     rows: list[dict[str, Any]] = [
         {
             "erased": str(columns.concepts[concept]),
@@ -262,27 +300,40 @@ def _effect_rows(
             "readout_r": float(columns.readout_r[j]),
             "own": concept == j,
             "entangled": bool(columns.entangled[concept, j]),
-            "clips": clips,
-            "groups": len(sums),
+            "clips": len(columns.reading_of[j].groups),
+            "groups": len(np.unique(columns.reading_of[j].groups)),
         }
         for i, concept in enumerate(erased)
-        for j in read.tolist()
+        for j in shown.tolist()
     ]
     return pl.DataFrame(rows, schema=ERASURE)
 
 
+def _joined(
+    columns: _Concepts, sums: Sequence[Float[np.ndarray, "groups passes_and_squares concepts"]]
+) -> Float[np.ndarray, "groups passes_and_squares concepts"]:
+    """Return the sums of all concepts over the test groups, whose held-out clips alone count for the group."""
+    names = [np.unique(reading.groups) for reading in columns.readings]
+    parts = [own[np.isin(of, names[0])] for own, of in zip(sums, names, strict=True)]
+    missing = [np.zeros((len(names[0]), *own.shape[1:])) for own in parts]
+    for part, empty, of in zip(parts, missing, names, strict=True):
+        empty[np.isin(names[0], of)] = part
+    return np.concatenate(missing, axis=-1)
+
+
 def _dominance(
-    columns: _Columns,
+    columns: _Concepts,
     erased: Sequence[int],
-    read: Int[np.ndarray, " read"],
-    sums: Mapping[str, Float[np.ndarray, "groups passes_and_squares concepts"]],
+    read: Bool[np.ndarray, " concepts"],
+    sums: Mapping[str, Sequence[Float[np.ndarray, "groups passes_and_squares concepts"]]],
 ) -> pl.DataFrame:
-    """Return the dominance over all labels and singers, and among the classes of each label with three or more."""
+    """Return the dominance over all labels and groups, and among the classes of each label with three or more."""
     kinds = np.array([concept.kind for concept in columns.concepts])
-    readable = np.isin(np.arange(len(kinds)), read) & (kinds != FACTOR)
-    scopes = {"all": [i for i in erased if kinds[i] != FACTOR]}
+    readable = read & (kinds != FACTOR)
+    joined = {name: _joined(columns, each) for name, each in sums.items()}
+    scopes = {"all": [i for i in erased if readable[i]]}
     for kind in dict.fromkeys(kinds[erased].tolist()):
-        scopes[kind] = [i for i in erased if kinds[i] == kind and kind not in (FACTOR, GROUP)]
+        scopes[kind] = [i for i in scopes["all"] if kinds[i] == kind and kind != GROUP]
     rows: list[dict[str, Any]] = []
     for scope, members in scopes.items():
         if len(members) < 2:
@@ -290,12 +341,12 @@ def _dominance(
         within = readable if scope == "all" else readable & (kinds == scope)
         others = within[None, :] & ~columns.entangled[members]
         passes = [0, *(1 + erased.index(i) for i in members), -1]
-        shown = {name: each[:, passes] for name, each in sums.items()}
-        found = {name: diagonal_dominance(each, np.array(members), others) for name, each in shown.items()}
+        own = {name: each[:, passes] for name, each in joined.items()}
+        found = {name: diagonal_dominance(each, np.array(members), others) for name, each in own.items()}
         found["latents - random_latents"] = diagonal_dominance(
-            shown["latents"], np.array(members), others, control=shown["random_latents"]
+            own["latents"], np.array(members), others, control=own["random_latents"]
         )
-        groups = len(sums["latents"])
+        groups = len(joined["latents"])
         rows += [
             {"scope": scope, "technique": name, **each._asdict(), "concepts": len(members), "groups": groups}
             for name, each in found.items()
@@ -335,13 +386,12 @@ def _swap_shifts(
     setting: ChangedLayer, own: int, pairs: Sequence[tuple[int, int]]
 ) -> dict[str, Callable[[int], Shift]]:
     """Return the shift of each technique for the pair at a position."""
-    sae, latents = setting.sae, concept_latents(setting, setting.targets.concepts[own])
+    train, values = setting.split("train"), setting.targets.values[:, [own]]
+    sae, latents = setting.sae, concept_latents(setting.clip_means, values, train)
     rates = setting.index.statistics["rate"].to_numpy()
     drawn = [matched_in_rate(rates, latent, len(pairs), exclude=latents, seed=latent).tolist() for latent in latents]
     steps = [setting.clip_means[second] - setting.clip_means[first] for first, second in pairs]
-    means = constant_shift(
-        relation_direction(setting.pooled[setting.split("train")], setting.targets.values[setting.split("train"), own])
-    )
+    means = constant_shift(relation_direction(setting.pooled[train], values[train, 0]))
 
     def moved(columns: Sequence[int], step: Float[np.ndarray, " latents"]) -> Shift:
         wanted = torch.from_numpy(step[list(columns)]).to(sae.device)

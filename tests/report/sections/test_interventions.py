@@ -157,17 +157,21 @@ def test_page_says_plainly_whether_erasing_latents_beats_random_ones(tmp_path: P
 @pytest.mark.parametrize(
     ("r", "gain", "said"),
     [
-        (0.12, 0.05, "It does not tell them apart (correlation 0.12, slope 0.05), so that the group is not among"),
-        (math.nan, math.nan, "there are too few of these, and the group is not among the concepts erased."),
+        (
+            0.12,
+            0.05,
+            "It hardly tells them apart (correlation 0.12, slope 0.05): its row and column are shown, and left",
+        ),
+        (math.nan, math.nan, "The group is not among the concepts: its readout needs five clips each of two groups."),
     ],
 )
 def test_page_names_labels_and_groups_that_are_not_read_out(tmp_path: Path, r: float, gain: float, said: str) -> None:
     write_erasure(tmp_path, low=0.1)
     rows = [
-        ("technique: vibrato", "technique", 0.8, 0.6, True, True),
-        ("technique: belt", "technique", 0.1, 0.1, False, False),
-        ("F0", "factor", 0.1, 0.1, False, False),
-        ("group: all", "group", r, gain, False, False),
+        ("technique: vibrato", "technique", 0.8, 0.6, True, True, 24, 3),
+        ("technique: belt", "technique", 0.1, 0.1, False, False, 24, 3),
+        ("F0", "factor", 0.1, 0.1, False, False, 24, 3),
+        ("group: all", "group", r, gain, False, False, 20, 10),
     ]
     concepts = pl.DataFrame(rows, schema=CONCEPTS, orient="row")
     write_table(tmp_path / "explain" / "erasure_concepts.parquet", concepts)
@@ -175,11 +179,12 @@ def test_page_names_labels_and_groups_that_are_not_read_out(tmp_path: Path, r: f
     assert shown is not None
     assert "Not erased, because the last layer does not read them out: technique: belt." in shown.paragraphs
     assert any(said in paragraph for paragraph in shown.paragraphs)
-    read = concepts.with_columns(read=pl.lit(value=True))
+    read = concepts.with_columns(read=pl.lit(value=True), readout_r=pl.lit(0.8))
     write_table(tmp_path / "explain" / "erasure_concepts.parquet", read)
     again = erasure(read_run(tmp_path))
     assert again is not None
-    assert not any("read out" in paragraph or "other clips" in paragraph for paragraph in again.paragraphs[1:])
+    assert not any("read out" in paragraph or "hardly" in paragraph for paragraph in again.paragraphs[1:])
+    assert any("it is read on 20 clips of the last, of 10 groups." in paragraph for paragraph in again.paragraphs)
 
 
 def test_erasure_matrix_has_a_panel_per_technique(tmp_path: Path) -> None:

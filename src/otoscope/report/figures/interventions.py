@@ -96,7 +96,9 @@ def erasure_matrix(rows: pl.DataFrame | None) -> Figure | None:
         panels=panels,
         table=rows.drop("kind"),
         height=26 * max(len(shown), 4),
-        notes=["Group: all singers (speakers) of the test groups; their readout is fitted on other clips of theirs."],
+        notes=[
+            "Group: all singers (speakers), read on clips of theirs on which neither readout nor latents were fitted."
+        ],
     )
 
 

@@ -120,21 +120,25 @@ def erasure(run: RunData) -> TextAndTable | None:
 
 
 def _unread(concepts: pl.DataFrame, noun: str) -> list[str]:
-    """State which labels cannot be read out, and whether the groups can, whose classes no training clip has."""
+    """State which labels cannot be read out, and the clips on which the groups are, whose classes no split shares."""
     found: list[str] = []
     unread = concepts.filter(~pl.col("read") & (pl.col("kind") != FACTOR) & (pl.col("kind") != GROUP))
     if unread.height:
         found.append(f"Not erased, because the last layer does not read them out: {comma_list(unread['concept'])}.")
-    groups = concepts.filter(pl.col("kind") == GROUP).to_dicts()
-    if groups and not groups[0]["read"]:
-        fitted = f"Test {noun}s are in no training clip, so a readout of the {noun} is fitted on other clips of theirs"
-        if not known(groups[0]["readout_r"]):
-            found.append(f"{fitted}; there are too few of these, and the {noun} is not among the concepts erased.")
-        else:
-            found.append(
-                f"{fitted}. It does not tell them apart (correlation {decimal(groups[0]['readout_r'], 2)}, slope "
-                f"{decimal(groups[0]['gain'], 2)}), so that the {noun} is not among the concepts erased."
-            )
+    for group in concepts.filter(pl.col("kind") == GROUP).iter_rows(named=True):
+        if not known(group["readout_r"]):
+            found.append(f"The {noun} is not among the concepts: its readout needs five clips each of two {noun}s.")
+            continue
+        weak = "" if group["read"] else (
+            f" It hardly tells them apart (correlation {decimal(group['readout_r'], 2)}, slope "
+            f"{decimal(group['gain'], 2)}): its row and column are shown, and left out of the dominance."
+        )  # fmt: skip
+        found.append(
+            f"The {noun} has a readout of its own, because a test {noun} is in no training clip: the clips of every "
+            f"{noun} are dealt into fifths in the order of their labels. It is fitted on three of them, its penalty is "
+            f"chosen on one, and it is read on {count(group['clips'], 'clip')} of the last, of {group['groups']} "
+            f"{noun}s.{weak}"
+        )
     return found
 
 
