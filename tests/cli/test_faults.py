@@ -144,3 +144,45 @@ def test_signals_as_exits_unwinds_and_restores() -> None:
     assert stopped.value.code == TERMINATED == 143
     assert cleaned == ["cleaned"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def stopped(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script that sends itself SIGTERM."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_signals_as_exits_ends_a_process_whose_exception_was_lost() -> None:
+    done = stopped(
+        "import os, signal, time, weakref\n"
+        "from otoscope.cli import faults\n"
+        "faults.GRACE_S = 0.5\n"
+        "class Thing: pass\n"
+        "thing = Thing()\n"
+        "kept = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "with faults.signals_as_exits(debug=False):\n"
+        "    del thing\n"  # the interpreter ignores the exception of a callback
+        "    time.sleep(50)\n"
+    )
+    assert done.returncode == TERMINATED
+    assert done.stderr.splitlines()[-1] == "stopped; run the same command again to resume"
+
+
+def test_main_stopped_by_sigterm_waits_for_no_thread_and_runs_exit_functions() -> None:
+    done = stopped(
+        "import atexit, os, signal, sys, threading, time\n"
+        "from otoscope.cli import main\n"
+        "atexit.register(print, 'cleaned')\n"
+        "threading.Thread(target=time.sleep, args=(100,)).start()\n"
+        "main.app.command('wait')(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(50)))\n"
+        "sys.argv = ['otoscope', 'wait']\n"
+        "main.main()\n"
+    )
+    assert done.returncode == TERMINATED
+    assert (done.stdout, done.stderr) == ("cleaned\n", "stopped; run the same command again to resume\n")

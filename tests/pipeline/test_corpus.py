@@ -115,7 +115,7 @@ def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixt
     assert "groups per sex (train/valid/test): f 2/1/2, m 1/0/2" in printed
     assert (
         "warning: 1 class of sex with at most one group in train or test, or none in valid "
-        "(groups in train/valid/test: m 1/0/2): scores of such a class may not hold for other groups"
+        "(m): scores of such a class may not hold for other groups"
     ) in printed
 
 

@@ -3,16 +3,20 @@
 None of them is a defect of otoscope, so none ends with a traceback or with the exit code of a defect.
 """
 
+import _thread
+import atexit
 import errno
 import os
 import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from otoscope.artifacts import is_full
 from otoscope.errors import OtoscopeError
@@ -162,24 +166,53 @@ def _discard_output() -> None:
         os.close(descriptor)
 
 
-def _terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    raise SystemExit(TERMINATED)
+GRACE_S = 10.0
+"""Seconds between SIGTERM and the end of a process that does not end by itself."""
+
+
+def end_process(code: int) -> NoReturn:
+    """End the process without waiting for threads, after its exit functions.
+
+    The destructors of C++ libraries are not called: they abort while a thread of theirs runs ("terminate called").
+    """
+    with suppress(Exception):
+        atexit._run_exitfuncs()  # pyright: ignore[reportPrivateUsage]
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager
 def signals_as_exits(*, debug: bool) -> Generator[None]:
     """Let SIGTERM unwind as Ctrl-C does, and keep the tracebacks of background threads off the screen.
 
-    What a thread could not do, the main thread reports when it needs the result.
+    What a thread could not do, the main thread reports when it needs the result. A process that does not unwind within
+    `GRACE_S` is ended: the interpreter drops an exception that a signal raises in a callback, as while it imports.
     """
+    is_running = [True]
+
+    def end_later() -> None:
+        time.sleep(GRACE_S)
+        if is_running[0]:
+            with suppress(OSError, ValueError):
+                print(STOPPED, file=sys.stderr)
+            end_process(TERMINATED)
+
+    def terminate(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        with suppress(RuntimeError):
+            _thread.start_new_thread(end_later, ())  # takes no lock that the main thread may hold
+        raise SystemExit(TERMINATED)
+
     in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGTERM, _terminate) if in_main else None
+    handler = signal.signal(signal.SIGTERM, terminate) if in_main else None
     hook = threading.excepthook
     if not debug:
         threading.excepthook = lambda args: None  # noqa: ARG005
     try:
         yield
     finally:
+        is_running[0] = False
         threading.excepthook = hook
         if handler is not None:
             signal.signal(signal.SIGTERM, handler)

@@ -24,6 +24,7 @@ from otoscope.cli.faults import (
     TERMINATED,
     check_limits,
     describe_fault,
+    end_process,
     flush_output,
     signals_as_exits,
 )
@@ -359,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(f"error: {error}", code=1, debug=debug)
         except SystemExit as stop:
             if stop.code in (INTERRUPTED, TERMINATED):  # Typer exits silently after Ctrl-C
-                _fail(STOPPED, code=int(stop.code), debug=debug)
+                _fail(STOPPED, code=int(stop.code), debug=debug, at_once=arguments is None)
             if not stop.code and (fault := flush_output()) is not None:
                 _fail(f"error: {fault}" if fault else "", code=1, debug=debug)
             raise
@@ -380,10 +381,12 @@ def _use_utf8() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _fail(text: str, *, code: int, debug: bool) -> None:
+def _fail(text: str, *, code: int, debug: bool, at_once: bool = False) -> None:
     with suppress(OSError):  # standard error may be full or closed, too
         if debug:
             traceback.print_exc()
         if text:
             print(printable(text), file=sys.stderr)
+    if at_once:
+        end_process(code)
     raise SystemExit(code)

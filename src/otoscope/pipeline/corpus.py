@@ -195,7 +195,10 @@ def _warnings(spec: CorpusSpec, listing: Listing, corpus: Corpus, probed: list[s
         )
     for label in probed:
         unscored = thin.filter(label=label)["class"].to_list()
-        if text := evidence.thin_classes(corpus.clips, label, noun=corpus.group_noun, unscored=unscored):
+        is_counted = bool(corpus.groups_per_class(label))  # in a line above
+        if text := evidence.thin_classes(
+            corpus.clips, label, noun=corpus.group_noun, unscored=unscored, counts=not is_counted
+        ):
             warnings.append(f"warning: {text}")
     warnings += [f"warning: {text}" for text in evidence.coinciding_classes(corpus.clips, probed)]
     leaks = shared_recordings(corpus.clips).filter("leaks")

@@ -72,10 +72,13 @@ def count_folds(clips: pl.DataFrame | None) -> int:
     return 1 if clips is None or "fold" not in clips.columns else clips["fold"].n_unique()
 
 
-def thin_classes(clips: pl.DataFrame, label: str, *, noun: str = "group", unscored: Sequence[str] = ()) -> str:
+def thin_classes(
+    clips: pl.DataFrame, label: str, *, noun: str = "group", unscored: Sequence[str] = (), counts: bool = True
+) -> str:
     """Return the classes with at most one group in train or test, or none in valid; empty if there are none.
 
-    `unscored` classes are left out. A cross-fit tests every group, so that no class depends on one split.
+    `unscored` classes are left out, and the numbers of groups without `counts`. A cross-fit tests every group, so that
+    no class depends on one split.
     """
     if "fold" in clips.columns:
         return ""
@@ -83,11 +86,12 @@ def thin_classes(clips: pl.DataFrame, label: str, *, noun: str = "group", unscor
     thin = [name for name, (train, valid, test) in numbers.items() if min(train, test) < 2 or not valid]
     if not thin:
         return ""
-    each = ", ".join(f"{name} {'/'.join(map(str, numbers[name]))}" for name in thin[:MAX_NAMED])
-    more = ", ..." if len(thin) > MAX_NAMED else ""
+    shown = (f"{name} {'/'.join(map(str, numbers[name]))}" if counts else name for name in thin[:MAX_NAMED])
+    each = ", ".join(shown) + (", ..." if len(thin) > MAX_NAMED else "")
+    of = f"{noun}s in {'/'.join(SPLITS)}: " if counts else ""
     return (
         f"{count(len(thin), 'class', 'classes')} of {label} with at most one {noun} in train or test, or none in valid "
-        f"({noun}s in {'/'.join(SPLITS)}: {each}{more}): scores of such a class may not hold for other {noun}s"
+        f"({of}{each}): scores of such a class may not hold for other {noun}s"
     )
 
 
