@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
 from otoscope.errors import CorpusError, quote
@@ -147,17 +148,40 @@ class TextTable:
     def text_among_numbers(self, column: str, *, booleans: bool = False) -> str:
         """Return why a column that mostly holds numbers is not numeric: its other values and their places.
 
-        Empty for a numeric column, and for one with as many other values as numbers.
+        Numbers with a unit count as numbers here. Empty for a numeric column, and for one with as many other values.
         """
         cells = self.cells[column]
-        wrong = (self._parsed(column, booleans=booleans).is_null() & cells.is_not_null()).arg_true()
-        values = len(cells) - cells.null_count()
-        if not 0 < 2 * len(wrong) < values:
+        is_wrong = self._parsed(column, booleans=booleans).is_null() & cells.is_not_null()
+        numbers = int((~is_wrong & cells.is_not_null()).sum()) + int((is_wrong & cells.str.contains(_MEASURED)).sum())
+        if not is_wrong.any() or 2 * numbers <= len(cells) - cells.null_count():
             return ""
-        shown = ", ".join(f"{quote(cells[row])} {self.place(row)}" for row in wrong[:MAX_SHOWN].to_list())
-        more = ", ..." if len(wrong) > MAX_SHOWN else ""
-        verb = "is no number" if len(wrong) == 1 else "are no numbers"
-        return f"{len(wrong):,} of its {values:,} values {verb} ({shown}{more})"
+        return self._counted(column, is_wrong, "no number")
+
+    def marks_of_missing(self, column: str) -> str:
+        """Return values that may mean a missing one, but are read as a number (-999) or as a class (?), with places."""
+        cells = self.cells[column]
+        if not self.is_numeric(column):
+            marks = cells.filter(cells.str.contains(_MARK))
+            if marks.is_empty() or self.text_among_numbers(column):
+                return ""
+            return self._counted(column, cells == marks[0], quote(marks[0]), "read as a class", shows=False)
+        values = self._parsed(column, booleans=False)
+        for mark in _SENTINELS:
+            others = values.filter(values != mark).to_numpy()
+            if not 0 < len(others) < len(cells) - cells.null_count():
+                continue
+            if 2 * np.abs(others).max() < abs(mark) or (mark < 0 <= others.min()):
+                return self._counted(column, values == mark, f"{mark}", "read as a number", shows=False)
+        return ""
+
+    def _counted(self, column: str, rows: pl.Series, kind: str, then: str = "", *, shows: bool = True) -> str:
+        """Return how many values of a column are of a kind, with the places of some, and the values with `shows`."""
+        cells, found = self.cells[column], rows.fill_null(False).arg_true().to_list()
+        named = [f"{quote(cells[row])} " * shows + self.place(row) for row in found[:MAX_SHOWN]]
+        shown = ", ".join(named) + (", ..." if len(found) > MAX_SHOWN else "")
+        verb = "is" if len(found) == 1 else "are"
+        of = f"{len(found):,} of its {len(cells) - cells.null_count():,} values {verb} {kind} ({shown})"
+        return f"{of}, {then}" if then else of
 
     def place(self, row: int) -> str:
         """Return the place of a row in the file."""
@@ -204,6 +228,10 @@ _FORMULA = r"^[=+\-@\t\r\uFF1D\uFF0B\uFF0D\uFF20]"
 _NUMBER = r"^[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|inf|Inf|INF|Infinity)$"
 _COMMA = r"^[+-]?\d+,\d+([eE][+-]?\d+)?$"
 _POINT = r"^[+-]?\d*\.\d"
+_MEASURED = r"^[+-]?\d+([.,]\d+)*\s*(%|°|±.*|[A-Za-zµ]{1,4})?$"
+_MARK = r"(?i)^([^\pL\pN]+|n\.?a\.?|nan|null|missing|#.*!?)$"
+_SENTINELS = (-99_999, -9999, -999, -99, 999, 9999, 99_999)
+"""Numbers that often mean a missing value, named where all others are half as large or have the other sign."""
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
 
 

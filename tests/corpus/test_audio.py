@@ -176,6 +176,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         (0.0, 0.001, "too short: 16 samples"),
         (0.0, 1 / 16_000, "too short: 1 sample at"),
         (100.0, 120.0, "lasts from 100 s to 220 s, the recording 0.25 s; are its times in milliseconds"),
+        (1000.0, 2000.0, "lasts from 1000 s to 3000 s, the recording 0.25 s; are its times in samples"),
     ],
 )
 def test_segments_outside_the_recording_are_refused(record, start_s, duration_s, reason):

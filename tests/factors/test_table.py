@@ -141,10 +141,12 @@ def test_factor_table_is_read_before_measurement(
 
 
 def test_factor_table_names_the_value_that_keeps_a_column_from_being_a_factor(corpus: Corpus, tmp_path: Path) -> None:
-    own = write(tmp_path / "own.csv", "path,age,f0\nx/a.wav,1,2\nx/b.wav,2,~3\nx/c.wav,3,4\n")
+    own = write(tmp_path / "own.csv", "path,age,f0\nx/a.wav,1,2\nx/b.wav,-999,~3\nx/c.wav,3,4\n")
     notes = build_factors(corpus, egemaps=False, truth=False, table=own).notes
     reason = "f0 is no factor: 1 of its 3 values is no number ('~3' in line 3); correct them, or leave them empty"
     assert f"warning: own.csv: {reason}" in notes
+    missing = "age: 1 of its 3 values is -999 (in line 3), read as a number; correct them, or leave them empty"
+    assert f"warning: own.csv: {missing}" in notes
     assert not any("columns without numbers" in note for note in notes)
 
 

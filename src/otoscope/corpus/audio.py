@@ -93,12 +93,12 @@ def find_segment(sound: OpenSound, start_s: float, duration_s: float | None) -> 
     if length is None:
         longest = LONGEST_S if duration_s is None else start_s + duration_s
         if max(start_s, longest) > LONGEST_S:
-            raise _outside(start_s, duration_s, LONGEST_S)
+            raise _outside(start_s, duration_s, LONGEST_S, rate_hz)
         return Segment(round(start_s * rate_hz), None if duration_s is None else round(duration_s * rate_hz))
     # compared in seconds: a time such as 1e308 has no sample number
     late_s = 0.0 if duration_s is None else start_s + duration_s - length / rate_hz
     if late_s > SEGMENT_SLACK_S or (start_s and start_s * rate_hz >= length):
-        raise _outside(start_s, duration_s, length / rate_hz)
+        raise _outside(start_s, duration_s, length / rate_hz, rate_hz)
     first = min(round(start_s * rate_hz), length)
     samples = length - first if duration_s is None else round(duration_s * rate_hz)
     return Segment(first, min(samples, length - first))
@@ -131,7 +131,7 @@ def mono_blocks(
     if segment.samples is not None and sound.samples is None:
         if decoded + SEGMENT_SLACK_S * sound.rate_hz < segment.samples:
             start_s, length_s = segment.first / sound.rate_hz, (segment.first + decoded) / sound.rate_hz
-            raise _outside(start_s, segment.samples / sound.rate_hz, length_s)
+            raise _outside(start_s, segment.samples / sound.rate_hz, length_s, sound.rate_hz)
     elif segment.samples is not None and decoded + sound.slack < segment.samples:
         raise AudioError(
             f"truncated: the header declares {sound.samples} samples, {segment.first + decoded} can be decoded"
@@ -139,13 +139,13 @@ def mono_blocks(
     signal.check(sound.rate_hz)
 
 
-def _outside(start_s: float, duration_s: float | None, length_s: float) -> AudioError:
+def _outside(start_s: float, duration_s: float | None, length_s: float, rate_hz: int) -> AudioError:
     end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
     end_s = start_s + (duration_s or 0.0)
-    may_be_ms = end_s > 5 * length_s and end_s / 1000 <= length_s
-    in_ms = "; are its times in milliseconds? They are read as seconds" if may_be_ms else ""
+    units = {"milliseconds": 1000, "samples": rate_hz} if end_s > 5 * length_s else {}
+    unit = next((f"; are its times in {unit}?" for unit, per_s in units.items() if end_s <= per_s * length_s), "")
     return AudioError(
-        f"exceeds the recording: the segment lasts from {start_s:g} s to {end}, the recording {length_s:g} s{in_ms}"
+        f"exceeds the recording: the segment lasts from {start_s:g} s to {end}, the recording {length_s:g} s{unit}"
     )
 
 

@@ -221,8 +221,8 @@ def _take(pool: Sequence[str], share: float, *, total: int, keep: int, split: st
     count = min(max(1, math.floor(share * total + 0.5)), len(pool) - keep)
     if count < 1:
         raise SplitError(
-            f"no group is left for {split}: {len(pool)} of {total} groups are unassigned and {keep} are needed"
-            f" for the other splits. Name {split}_groups, or state {split} in the corpus's own split column"
+            f"no group is left for {split}: {len(pool)} of {total} groups are unassigned, and the other"
+            f" splits need {keep}. Name {split}_groups, or state {split} in the corpus's own split column"
         )
     return pool[:count]
 

@@ -203,6 +203,7 @@ def _joined(text_table: TextTable, file: Path, corpus: Corpus) -> UserFactors:
     columns = [name for name in table.columns if name not in KEYS]
     numeric = [name for name in columns if text_table.is_numeric(name, booleans=True)]
     mixed = {name: text for name in columns if (text := text_table.text_among_numbers(name, booleans=True))}
+    marks = {name: text for name in numeric if (text := text_table.marks_of_missing(name))}
     if not numeric:
         almost = "".join(f"; {name}: {text}" for name, text in list(mixed.items())[:1])
         raise ConfigError(f"{file} has no numeric column except {key}; its columns: {', '.join(table.columns)}{almost}")
@@ -222,7 +223,7 @@ def _joined(text_table: TextTable, file: Path, corpus: Corpus) -> UserFactors:
         )
     joined = wanted.join(table, on=key, how="left", maintain_order="left").drop(key)
     covered = int(wanted[key].is_in(table[key].implode()).sum())
-    return UserFactors(joined, (*text_table.notes, *_notes(file, corpus, covered, columns, numeric, mixed)))
+    return UserFactors(joined, (*text_table.notes, *_notes(file, corpus, covered, columns, numeric, mixed | marks)))
 
 
 def _notes(
@@ -234,7 +235,8 @@ def _notes(
     if covered < MIN_COVERED * clips:
         notes[0] = f"warning: {notes[0]}; its factors are unknown for the others"
     notes += [
-        f"warning: {file.name}: {name} is no factor: {text}; correct them, or leave them empty"
+        f"warning: {file.name}: {name}{'' if name in numeric else ' is no factor'}: {text}; correct them, or leave them"
+        " empty"
         for name, text in mixed.items()
     ]
     if ignored := [name for name in columns if name not in numeric and name not in mixed]:

@@ -202,7 +202,7 @@ def test_text_among_numbers_is_named_with_its_lines_in_small_tables_too(manifest
     rows = "".join(f"{i}.wav,g{i},{'~2e3' if i < wrong else '1e3'}\n" for i in range(8))
     listing = ManifestCorpus(table=manifest(f"path,group,f0\n{rows}")).listing(tmp_path)
     assert "label_f0" in listing.clips.columns
-    named = f"{wrong} of its 8 values {'is no number' if wrong == 1 else 'are no numbers'} ('~2e3' in line 2"
+    named = f"{wrong} of its 8 values {'is' if wrong == 1 else 'are'} no number ('~2e3' in line 2"
     assert any(named in note for note in listing.notes) == warns
 
 
@@ -261,3 +261,42 @@ def test_repeated_segments_are_refused_with_their_lines_and_differences(manifest
     whole = manifest("path,group\na.wav,x\na.wav,x\n")
     with pytest.raises(CorpusError, match=r"\(in line 2, in line 3\), with equal columns; keep one row"):
         ManifestCorpus(table=whole).listing(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "values", [("220 Hz", "230 Hz"), ("10%", "20%"), ("1,5", "1.5"), ("1.5\u00b10.1", "1.7\u00b10.2")]
+)
+def test_numbers_with_units_or_two_kinds_of_commas_are_no_label_without_a_warning(manifest, tmp_path, values):
+    text = "path;group;f0\n" + "".join(f"{at}.wav;g{at};{value}\n" for at, value in enumerate(values))
+    (note,) = [n for n in ManifestCorpus(table=manifest(text)).listing(tmp_path).notes if n.startswith("warning")]
+    assert f"f0 is a label and no factor: {2 if values[1] != '1.5' else 1} of its 2 values" in note
+    assert f"('{values[0]}' in line 2" in note
+
+
+@pytest.mark.parametrize(
+    ("values", "remark"),
+    [
+        ((200, 210, -999), "1 of its 3 values is -999 (in line 4), read as a number"),
+        ((0.5, 9999, 9999), "2 of its 3 values are 9999 (in line 3, in line 4), read as a number"),
+        (("owl", "?", "wren"), "1 of its 3 values is '?' (in line 3), read as a class"),
+        (("owl", "n.a.", "Missing"), "1 of its 3 values is 'n.a.' (in line 3), read as a class"),
+        ((-80, -20, -99), None),
+        ((800, 999, 1000), None),
+        (("none", "C#", "+/-"), "1 of its 3 values is '+/-' (in line 4), read as a class"),
+        (("none", "unknown", "C#"), None),
+    ],
+)
+def test_values_that_may_mean_a_missing_one_are_named(manifest, tmp_path, values, remark):
+    text = "path,group,x\n" + "".join(f"{at}.wav,g{at},{value}\n" for at, value in enumerate(values))
+    notes = ManifestCorpus(table=manifest(text)).listing(tmp_path).notes
+    assert notes == ((f"warning: clips.csv: x: {remark}; leave missing values empty",) if remark else ())
+
+
+def test_times_of_a_clock_and_addresses_are_no_data(manifest, tmp_path):
+    with pytest.raises(CorpusError, match="start_time and end_time would be factors, and whole files would be used"):
+        ManifestCorpus(table=manifest("path,start_time,end_time\na.wav,0:00,0:01\n")).listing(tmp_path)
+    listing = ManifestCorpus(table=manifest("path,start_s\na.wav,1\nhttps://example.org/b.wav,1\n")).listing(tmp_path)
+    assert listing.set_aside.rows() == [
+        ("https://example.org/b.wav", "an address; download the file, and write its path")
+    ]
+    assert listing.notes == ("no column end_s or duration_s: those clips last to the end of their file",)

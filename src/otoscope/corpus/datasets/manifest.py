@@ -142,6 +142,11 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             unused, why = [c for c in other if c not in (*labels, *factors)], "not used"
             if not {"start_s", "end_s", "duration_s"} & set(cells.columns):
                 self._refuse_times(table, unused, "would be ignored, and whole files would be used")
+        notes += [
+            f"warning: {self.table.name}: {c}: {text}; leave missing values empty"
+            for c in (*labels, *factors)
+            if (text := table.marks_of_missing(c))
+        ]
         if unused:
             listed = ", ".join(unused[:8]) + (", ..." if len(unused) > 8 else "")
             notes.append(f"{self.table.name}: {count(len(unused), 'column')} {why} ({listed})")
@@ -168,7 +173,12 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
 
     def _refuse_times(self, table: TextTable, columns: list[str], problem: str) -> None:
         """Raise `CorpusError` for columns that look like the ends of segments but have no known name."""
-        times = [c for c in columns if _plain(c) in SEGMENT_TIMES and table.is_numeric(c)]
+        times = [
+            c
+            for c in columns
+            if _plain(c) in SEGMENT_TIMES
+            and (table.is_numeric(c) or table.cells[c].str.contains(r"^\d+:\d").fill_null(False).any())
+        ]
         if times:
             raise CorpusError(
                 f"{self.table.name}: {' and '.join(times)} {problem}. For the segment of a row, name the"
@@ -269,7 +279,8 @@ def _notes_of_missing(cells: pl.DataFrame) -> list[str]:
     to_end = "those clips last to the end of their file"
     meanings = {"start_s": "those clips start at 0 s", "end_s": to_end, "duration_s": to_end}
     meanings["split"] = "those clips join their group, or groups are assigned by their hash"
-    return [
+    no_end = "start_s" in cells.columns and not {"end_s", "duration_s"} & set(cells.columns)
+    return [f"no column end_s or duration_s: {to_end}"] * no_end + [
         f"no {name} in {count(missing, 'row')}: {meaning}"
         for name, meaning in meanings.items()
         if name in cells.columns and (missing := cells[name].null_count())
@@ -340,6 +351,9 @@ def match_paths(written: Iterable[str], root: Path) -> MatchedPaths:
             continue
         if os.sep == "/" and DRIVE.match(path) and not os.path.lexists(root / path):
             unusable[path] = "an absolute path of a Windows computer; write paths relative to `root`"
+            continue
+        if re.match(r"[A-Za-z][\w+.-]+://", path):
+            unusable[path] = "an address; download the file, and write its path"
             continue
         relative = _relative(path, root)
         if not os.path.lexists(root / relative) and "\\" in path:
