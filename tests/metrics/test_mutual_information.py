@@ -1,18 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chi2_contingency
 from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.mutual_information import (
-    Margin,
-    bin_columns,
-    measure_information,
-    rarity_of_chi_square,
-)
+from otoscope.metrics.mutual_information import bin_columns, measure_halves, measure_information
 
 
 def test_bin_columns_puts_zeros_in_one_bin_and_cuts_the_rest() -> None:
@@ -80,65 +74,26 @@ def test_information_expectation_is_mean_over_shuffled_rows() -> None:
     code, factor = np.maximum(rng.normal(size=(120, 1)), 0), rng.normal(size=(120, 1))
     shuffled = [measure_information(code[rng.permutation(120)], factor).nats[0, 0] for _ in range(400)]
     expected = measure_information(code, factor).expected[0, 0]
-    assert np.mean(shuffled) == pytest.approx(expected, abs=4 * np.std(shuffled) / 20)
+    assert np.mean(shuffled) == pytest.approx(expected, abs=float(np.std(shuffled)) / 5)
 
 
-def test_information_of_copy_is_one_and_of_noise_zero() -> None:
+def test_information_of_copy_is_one_and_of_noise_about_zero() -> None:
     rng = np.random.default_rng(2)
     factors = rng.normal(size=(500, 3))
     found = measure_information(np.concatenate([np.exp(factors), rng.normal(size=(500, 40))], axis=1), factors)
-    np.testing.assert_allclose(found.adjusted[:3], np.eye(3), atol=1e-12)
-    assert not found.adjusted[3:].any()
-
-
-@settings(max_examples=25)
-@given(st.integers(0, 2**31 - 1))
-def test_information_of_random_codes_is_zero_at_the_level(seed: int) -> None:
-    # 25 x 240 pairs at a family-wise level of 0.001 each: the probability of a false positive is 2.5 %
-    rng = np.random.default_rng(seed)
-    codes = np.maximum(rng.normal(size=(200, 40)) - rng.uniform(0, 2, 40), 0)
-    assert not measure_information(codes, rng.normal(size=(200, 6)), level=0.001).adjusted.any()
-
-
-def test_information_false_positive_rate_is_at_most_level() -> None:
-    rng = np.random.default_rng(3)
-    finds = 0
-    for _ in range(200):
-        codes = np.maximum(rng.normal(size=(150, 10)) - rng.uniform(-1, 1, 10), 0)
-        finds += measure_information(codes, rng.normal(size=(150, 2)), level=0.2).adjusted.any()
-    # the level is 20 %; the laws are approximations that are conservative together
-    assert finds <= 40
-
-
-def test_information_of_rare_latents_and_uneven_factors_is_zero() -> None:
-    # thousands of latents that fire on 1 to 50 of 2,000 rows, against bins of all sizes: either test alone fails
-    rng = np.random.default_rng(4)
-    often = np.repeat([1, 2, 3, 6, 25, 50], 200)
-    codes = np.zeros((2000, len(often)))
-    for latent, times in enumerate(often):
-        codes[rng.permutation(2000)[:times], latent] = rng.random(times) + 0.1
-    factors = rng.normal(size=(2000, 8))
-    factors[:, :4] = np.where(rng.random((2000, 4)) < 0.85, 0.0, factors[:, :4])
-    assert not measure_information(codes, factors).adjusted.any()
-
-
-def test_rarity_of_chi_square_agrees_with_shuffled_rows() -> None:
-    rng = np.random.default_rng(5)
-    sizes_a, sizes_b = np.array([[180, 12, 8]]), np.array([[70, 70, 60]])
-    a, b = (np.repeat(np.arange(3), sizes[0]) for sizes in (sizes_a, sizes_b))
-    found = [chi2_contingency(np.histogram2d(a, rng.permutation(b), 3)[0]).statistic for _ in range(3000)]
-    one, other = Margin.of(sizes_a, 200), Margin.of(sizes_b, 200)
-    for share in (0.5, 0.1, 0.02):
-        at = np.quantile(found, 1 - share)
-        assert rarity_of_chi_square(np.array([[at]]), one, other, 200)[0, 0] == pytest.approx(share, rel=0.35)
+    np.testing.assert_allclose(found.share[:3].diagonal(), 1.0)
+    noise = np.concatenate([found.share[3:].ravel(), found.share[:3][~np.eye(3, dtype=bool)]])
+    assert np.abs(noise).max() < 0.03
+    # corrected for chance: as often below as above
+    assert abs(noise.mean()) < 0.002
 
 
 def test_information_of_constant_or_missing_factor_is_nan() -> None:
     codes = np.random.default_rng(0).normal(size=(50, 2))
     factors = np.stack([np.full(50, 3.0), np.full(50, np.nan), codes[:, 0]], axis=1)
     found = measure_information(codes, factors)
-    np.testing.assert_array_equal(np.isnan(found.adjusted).all(axis=0), [True, True, False])
-    assert found.adjusted[0, 2] == 1
+    np.testing.assert_array_equal(np.isnan(found.entropy), [True, True, False])
+    np.testing.assert_allclose(found.share[0], [0, 0, 1])
 
 
 def test_information_bad_input_is_refused() -> None:
@@ -147,11 +102,9 @@ def test_information_bad_input_is_refused() -> None:
         measure_information(codes, np.zeros((3, 1)))
     with pytest.raises(EvaluationError, match="NaN or infinity"):
         measure_information(np.full((4, 2), np.nan), codes)
-    with pytest.raises(EvaluationError, match="level must lie"):
-        measure_information(codes, codes, level=0)
     with pytest.raises(EvaluationError, match="bins must be 2 or more"):
         bin_columns(codes, bins=1)
     with pytest.raises(EvaluationError, match="hold infinity"):
         bin_columns(np.full((2, 1), np.inf))
     with pytest.raises(EvaluationError, match="one boolean a factor"):
-        measure_information(codes, codes).only(np.array([True]))
+        measure_halves(codes, codes).only(np.array([True]))

@@ -2,7 +2,6 @@
 
 The estimate is corrected by its exact expectation under shuffled rows, which depends on the bin sizes alone (Vinh, Epps
 and Bailey, JMLR 11, 2010). Without the correction, a latent that fires on 30 rows seems informative about every factor.
-A pair that chance explains counts as 0, so that the noise of 2,000 latents does not add up.
 
 A column's most frequent value gets its own bin if it fills at least one bin's share of the rows: the zero of a sparse
 code, or of a factor that most clips lack. The other values are cut by rank into bins of equal count, with ties in one
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import chdtrc, gammaincc, gammaln
+from scipy.special import gammaln
 
 from otoscope.errors import EvaluationError
 from otoscope.resampling.groups import missing_patterns
@@ -102,46 +101,6 @@ def _longest_run(ordered: Float[np.ndarray, " rows"]) -> tuple[int, int]:
     return end - best, end
 
 
-class Margin(NamedTuple):
-    """Terms of the moments of chi-square for one side's bins (Dawson's v and w), and the number of bins."""
-
-    bins: Float[np.ndarray, " columns"]
-    even: Float[np.ndarray, " columns"]
-    uneven: Float[np.ndarray, " columns"]
-
-    @classmethod
-    def of(cls, sizes: Int[np.ndarray, "columns bins"], n: int) -> "Margin":
-        """Return the terms for columns of `n` rows, from the number of rows in each bin; empty bins are ignored."""
-        bins = (sizes > 0).sum(axis=1).astype(np.float64)
-        inverse = np.divide(float(n), sizes, out=np.zeros(sizes.shape), where=sizes > 0).sum(axis=1)
-        return cls(bins, (bins - 1) * (n - bins) / (n - 1), (inverse - bins**2) / (n - 2))
-
-
-def rarity_of_nats(
-    nats: Float[np.ndarray, "latents factors"],
-    expected: Float[np.ndarray, "latents factors"],
-    codes: Margin,
-    factors: Margin,
-) -> Float[np.ndarray, "latents factors"]:
-    """Return the share of orders with as much information, by the chi-square law scaled to the exact mean."""
-    degrees = np.outer(codes.bins - 1, factors.bins - 1)
-    defined = (degrees > 0) & (expected > 0)
-    scaled = np.divide(nats * degrees, expected, out=np.zeros(nats.shape), where=defined)
-    return np.where(defined, chdtrc(np.maximum(degrees, 1), scaled), 1.0)
-
-
-def rarity_of_chi_square(
-    chi_square: Float[np.ndarray, "latents factors"], codes: Margin, factors: Margin, n: int
-) -> Float[np.ndarray, "latents factors"]:
-    """Return the share of row orders with as large a chi-square, by a gamma law with the same two moments."""
-    mean = np.outer(codes.bins - 1, factors.bins - 1) * n / (n - 1)
-    variance = 2 * n / (n - 3) * np.outer(codes.even - codes.uneven, factors.even - factors.uneven)
-    variance += n**2 / (n - 1) * np.outer(codes.uneven, factors.uneven)
-    defined = (mean > 0) & (variance > 1e-12)
-    mean, variance = np.where(defined, mean, 1.0), np.where(defined, variance, 1.0)
-    return np.where(defined, gammaincc(mean**2 / variance, np.maximum(chi_square, 0) * mean / variance), 1.0)
-
-
 def expected_nats(
     code_sizes: Int[np.ndarray, "latents a"], factor_sizes: Int[np.ndarray, "factors b"], n: int
 ) -> Float[np.ndarray, "latents factors"]:
@@ -183,74 +142,51 @@ def _expected_cells(
     return terms
 
 
-LEVEL = 0.05
-
-
 class Information(NamedTuple):
     """Result of `measure_information`.
 
-    `adjusted` is the share of a factor's entropy that a latent explains beyond chance, 0 to 1, and 0 if chance explains
-    it; NaN for a factor that is constant or always missing. `nats` is the plain estimate and `expected` its mean under
-    shuffled rows. `live` latents vary over the rows.
+    `nats` is the plain estimate and `expected` its mean under shuffled rows; `entropy` is NaN for a factor that is
+    constant or always missing. `live` latents vary over the rows.
     """
 
-    adjusted: Float[np.ndarray, "latents factors"]
     nats: Float[np.ndarray, "latents factors"]
     expected: Float[np.ndarray, "latents factors"]
     entropy: Float[np.ndarray, " factors"]
     live: Bool[np.ndarray, " latents"]
 
-    def only(self, predicted: Bool[np.ndarray, " factors"] | None) -> Float[np.ndarray, "latents factors"]:
-        """Return `adjusted` with NaN for factors that are not predicted; raise for a mask of another shape."""
-        if predicted is None:
-            return self.adjusted
-        if predicted.shape != self.entropy.shape or predicted.dtype != np.bool_:
-            raise EvaluationError(f"`predicted` must hold one boolean a factor ({len(self.entropy)})")
-        return np.where(predicted, self.adjusted, math.nan)
+    @property
+    def share(self) -> Float[np.ndarray, "latents factors"]:
+        """Share of a factor's entropy that a latent explains beyond chance; negative below chance, 0 if undefined."""
+        room = self.entropy - self.expected
+        defined = (room > 1e-9) & self.live[:, None]
+        return np.divide(self.nats - self.expected, room, out=np.zeros(room.shape), where=defined)
 
 
 def measure_information(
-    codes: Float[np.ndarray, "rows latents"],
-    factors: Float[np.ndarray, "rows factors"],
-    *,
-    bins: int = BINS,
-    level: float = LEVEL,
+    codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"], *, bins: int = BINS
 ) -> Information:
     """Return the mutual information of every latent with every factor.
 
-    With I the mutual information of the bins, E its mean over all orders of the rows and H the factor's entropy,
-    `adjusted` is (I - E) / (H - E). It is 0 unless both of two tests at level `level` / (live latents * factors) are
-    significant, so that uninformative codes get NaN instead of noise from every metric. The first compares I with the
-    chi-square law of its degrees of freedom scaled to the mean E (Wilks); it is too lenient for latents that fire on
-    few rows. The second compares Pearson's chi-square with the gamma law of its exact mean and variance over all orders
-    of the rows (Dawson, Biometrika 41, 1954); it is too lenient if many bins are small.
+    With I the mutual information of the bins, E its mean over all orders of the rows and H the entropy of the factor,
+    `share` is (I - E) / (H - E).
 
     Args:
         codes: one row per clip; any sign, any unit.
         factors: factor values; rows with NaN are excluded for that factor.
         bins: maximum number of bins per column.
-        level: maximum probability that uninformative codes get any information at all (Bonferroni).
 
-    Rows count as independent; for grouped rows, the null of permuted codes decides. Raises `EvaluationError` for codes
-    that are not finite or arrays of different lengths.
+    Raises `EvaluationError` for codes that are not finite or arrays of different lengths.
     """
-    _check(codes, factors, level)
+    _check(codes, factors)
     code_bins, factor_bins = bin_columns(codes, bins=bins), bin_columns(factors, bins=bins)
-    shape = (codes.shape[1], factors.shape[1])
-    nats, expected, surprise = np.zeros(shape), np.zeros(shape), np.ones(shape)
+    nats, expected = np.zeros((2, codes.shape[1], factors.shape[1]))
     entropy = np.full(factors.shape[1], math.nan)
     for members, present in missing_patterns(factor_bins >= 0):
         if present.sum() > 3:
-            found = _tell(code_bins[present], factor_bins[present][:, members])
-            nats[:, members], expected[:, members], surprise[:, members], entropy[members] = found
-    live = code_bins.max(axis=0, initial=0) > 0
+            found = _nats(code_bins[present], factor_bins[present][:, members])
+            nats[:, members], expected[:, members], entropy[members] = found
     entropy[~(entropy > 0)] = math.nan
-    room = entropy - expected
-    adjusted = np.divide(nats - expected, room, out=np.zeros(shape), where=room > 1e-9)
-    told = (surprise <= level / max(int(live.sum()) * int((entropy > 0).sum()), 1)) & live[:, None]
-    adjusted = np.where(told, np.clip(adjusted, 0, 1), 0.0)
-    adjusted[:, np.isnan(entropy)] = math.nan
-    return Information(adjusted, nats, expected, entropy, live)
+    return Information(nats, expected, entropy, code_bins.max(axis=0, initial=0) > 0)
 
 
 class InformationHalves(NamedTuple):
@@ -290,45 +226,28 @@ def measure_halves(
     Raises `EvaluationError` as `measure_information` does.
     """
     halves = np.array_split(np.random.default_rng(0).permutation(len(codes)), 2)
-    first, second = (measure_information(codes[half], factors[half], bins=2, level=1.0) for half in halves)
+    first, second = (measure_information(codes[half], factors[half], bins=2) for half in halves)
     # 2 n I has a chi-square distribution with one degree of freedom
     known = (~np.isnan(factors)).sum(axis=0) / 2
     nats = np.divide(math.sqrt(0.5), known, out=np.full(len(known), math.nan), where=known > 0)
     deviation = nats / np.minimum(first.entropy, second.entropy)
-    return InformationHalves(_signed_share(first), _signed_share(second), deviation, first.live | second.live)
+    return InformationHalves(first.share, second.share, deviation, first.live | second.live)
 
 
-def _signed_share(found: Information) -> Float[np.ndarray, "latents factors"]:
-    """Return the share of entropy beyond chance, negative where there is less information than by chance."""
-    room = found.entropy - found.expected
-    defined = (room > 1e-9) & found.live[:, None]
-    return np.divide(found.nats - found.expected, room, out=np.zeros(room.shape), where=defined)
-
-
-class _Told(NamedTuple):
-    nats: Float[np.ndarray, "latents factors"]
-    expected: Float[np.ndarray, "latents factors"]
-    surprise: Float[np.ndarray, "latents factors"]
-    entropy: Float[np.ndarray, " factors"]
-
-
-def _tell(code_bins: Int[np.ndarray, "rows latents"], factor_bins: Int[np.ndarray, "rows factors"]) -> _Told:
-    """Return mutual information, its mean over orders, its rarity among them, and entropy; no value may be missing."""
+def _nats(
+    code_bins: Int[np.ndarray, "rows latents"], factor_bins: Int[np.ndarray, "rows factors"]
+) -> tuple[Float[np.ndarray, "latents factors"], Float[np.ndarray, "latents factors"], Float[np.ndarray, " factors"]]:
+    """Return mutual information, its mean over orders of the rows, and entropy; no value may be missing."""
     n = len(code_bins)
     code_sizes, factor_sizes = _sizes(code_bins), _sizes(factor_bins)
     counts = np.arange(n + 1, dtype=np.float64)
     n_log_n = counts * np.log(np.maximum(counts, 1))
-    logs, squares = _sum_over_cells(
+    logs = _sum_over_cells(
         np.ascontiguousarray(code_bins.T), np.ascontiguousarray(factor_bins), code_sizes, factor_sizes, n_log_n
     )
     of_codes, of_factors = n_log_n[code_sizes].sum(axis=1), n_log_n[factor_sizes].sum(axis=1)
     nats = math.log(n) + (logs - of_codes[:, None] - of_factors) / n
-    nats, expected = np.maximum(nats, 0), expected_nats(code_sizes, factor_sizes, n)
-    margins = Margin.of(code_sizes, n), Margin.of(factor_sizes, n)
-    surprise = np.maximum(
-        rarity_of_nats(nats, expected, *margins), rarity_of_chi_square(n * (squares - 1), *margins, n)
-    )
-    return _Told(nats, expected, surprise, math.log(n) - of_factors / n)
+    return np.maximum(nats, 0), expected_nats(code_sizes, factor_sizes, n), math.log(n) - of_factors / n
 
 
 def _sizes(bins: Int[np.ndarray, "rows columns"]) -> Int[np.ndarray, "columns bins"]:
@@ -346,16 +265,15 @@ def _sum_over_cells(
     code_sizes: Int[np.ndarray, "latents a"],
     factor_sizes: Int[np.ndarray, "factors b"],
     n_log_n: Float[np.ndarray, " counts"],
-) -> tuple[Float[np.ndarray, "latents factors"], Float[np.ndarray, "latents factors"]]:
-    """Return the sums of c log c and of c^2 / ab over the cells of every table of latent by factor.
+) -> Float[np.ndarray, "latents factors"]:
+    """Return the sum of c log c over the cells of every table of latent by factor.
 
     Only rows outside bin 0 are counted (in a sparse code: those on which the latent fires); the cells of bin 0 are the
     remainders of the factor's bins.
     """
     n_latents, n_rows = code_bins.shape
     n_factors = factor_bins.shape[1]
-    logs, squares = np.zeros((n_latents, n_factors)), np.zeros((n_latents, n_factors))
-    inverse = 1.0 / np.maximum(factor_sizes, 1)
+    logs = np.zeros((n_latents, n_factors))
     cells = np.zeros((code_sizes.shape[1], n_factors, factor_sizes.shape[1]), dtype=np.int64)
     for latent in range(n_latents):
         cells[:] = 0
@@ -370,18 +288,14 @@ def _sum_over_cells(
             if code_sizes[latent, where] > 0:
                 for factor in range(n_factors):
                     for b in range(factor_sizes.shape[1]):
-                        count = cells[where, factor, b]
-                        logs[latent, factor] += n_log_n[count]
-                        squares[latent, factor] += count * count * inverse[factor, b] / code_sizes[latent, where]
-    return logs, squares
+                        logs[latent, factor] += n_log_n[cells[where, factor, b]]
+    return logs
 
 
-def _check(codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"], level: float) -> None:
+def _check(codes: Float[np.ndarray, "rows latents"], factors: Float[np.ndarray, "rows factors"]) -> None:
     if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
         raise EvaluationError(
             f"codes {codes.shape} and factors {factors.shape} must be [rows, latents] and [rows, factors] of equal rows"
         )
     if not np.isfinite(codes).all():
         raise EvaluationError("codes hold NaN or infinity; drop such rows first")
-    if not 0 < level <= 1:
-        raise EvaluationError(f"level must lie above 0 and up to 1, got {level}; 0.05 is usual")

@@ -77,7 +77,9 @@ def test_gallery_states_firing_in_silence_and_for_other_classes_beside_the_sente
         said = page.section(section).replace("\u00a0", " ")
         assert "It does not fire for this class alone, counted in frames." in said
         assert "42 % of the frames in which it fires are silent (40 dB or more below the loudest of their clip)" in said
-        assert "and 10 % of all frames." in said
+        assert "against 10 % of all frames." in said
+    write_cards(folder, top["latent"].unique().to_list(), silent=0.1, silence=0.3)
+    assert "are silent" not in read_page(write_report(folder, figures=False).read_text("utf-8")).section("gallery")
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,12 @@ def _backed(row: Mapping[str, Any]) -> str:
 
 
 def _silence(row: Mapping[str, Any]) -> str:
-    """Return how much of the firing is in silent frames, if that is more than `MIN_SILENT`; else empty."""
-    if not known(row["silent"]) or row["silent"] < MIN_SILENT:
+    """Return how much of the firing is in silent frames; empty where it is little, or half of what chance gives."""
+    if not known(row["silent"]) or row["silent"] < max(MIN_SILENT, row["silence"] / 2):
         return ""
     return (
         f"{percent(row['silent'], 0)} of the frames in which it fires are silent ({SILENCE_DB:.0f} dB or more below "
-        f"the loudest of their clip), and {percent(row['silence'], 0)} of all frames."
+        f"the loudest of their clip), against {percent(row['silence'], 0)} of all frames."
     )
 
 
