@@ -308,7 +308,7 @@ def test_explain_writes_a_card_with_its_controls_for_each_latent(summary: RunSum
     cards = pl.read_parquet(explained / "cards.parquet")
     assert set(cards["latent"]) == set(pl.read_parquet(explained / "top_clips.parquet")["latent"])
     assert cards["sentence"].str.starts_with("Fires in ").all()
-    for name in ("auroc", "permuted_high", "others", "loud", "intruder_logmel", "embedding_descriptors"):
+    for name in ("auroc", "permuted_high", "others", "level", "intruder_logmel", "embedding_descriptors"):
         assert cards[name].drop_nans().is_between(0, 1).all(), name
     assert cards["groups"].to_list() == [2] * cards.height
     responses = pl.read_parquet(explained / "responses.parquet")

@@ -165,6 +165,15 @@ def test_files_set_aside_are_listed_with_their_reason(made: Made) -> None:
     assert not made.reading.all("table b")
 
 
+def test_suspects_are_listed_beside_the_files_set_aside(tmp_path: Path) -> None:
+    made = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 2})
+    found = {"clip_id": ["a.wav", None], "finding": ["loud", "cut"], "detail": ["1.20", "60 of 72 clips"]}
+    write_table(made / "suspects.parquet", pl.DataFrame(found))
+    said = read_page(write_report(made, figures=False).read_text("utf-8")).section("set-aside")
+    assert "Suspect: 1 clip with a peak above full scale" in said
+    assert "60 of 72 clips with no fade at the end" in said
+
+
 def test_the_gallery_plays_and_describes_every_clip(made: Made) -> None:
     clips = made.reading.all("figure", class_="clip")
     sounds = made.reading.all("audio")

@@ -140,7 +140,7 @@ CARDS: dict[str, pl.DataType] = {
     "classes": pl.List(pl.String()),
     "family": pl.Int64(),
     "rate": pl.Float64(),
-    **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "loud")},
+    **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "level")},
     "beats_controls": pl.Boolean(),
     "groups": pl.Int64(),
     "rows": pl.Int64(),

@@ -193,8 +193,8 @@ class CardScore(NamedTuple):
     """AUROC of a card on unseen groups, with its 95 % interval, and the same for its controls.
 
     `permuted_high` is exceeded by any card of the family in 5 % of cases with firing moved to other clips, `others` is
-    the mean AUROC of the cards of other latents, `loud` the AUROC of "fires when loud". `beats_controls` is true if the
-    interval is above all three.
+    the mean AUROC of the cards of other latents, `level` the AUROC of the level alone, in the direction
+    that predicts better ("fires when loud" or "when soft"). `beats_controls` is true if the interval is above all.
     """
 
     auroc: float
@@ -202,14 +202,14 @@ class CardScore(NamedTuple):
     high: float
     permuted_high: float
     others: float
-    loud: float
+    level: float
     groups: int
     rows: int
 
     @property
     def beats_controls(self) -> bool:
         """True if the interval of the AUROC is above every control."""
-        controls = [value for value in (self.permuted_high, self.others, self.loud) if math.isfinite(value)]
+        controls = [value for value in (self.permuted_high, self.others, self.level) if math.isfinite(value)]
         return math.isfinite(self.low) and self.low > max([0.5, *controls])
 
 
@@ -285,14 +285,14 @@ def _score(
         for turn in range(CARD_PERMUTATIONS)
     ]
     rivals = [_mean(group_ranks(other.predict(frames), frames.groups).aurocs(fires)) for other in others]
-    loud = _mean(group_ranks(frames.descriptors["level_db"], frames.groups).aurocs(fires))
+    level = _mean(group_ranks(frames.descriptors["level_db"], frames.groups).aurocs(fires))
     score = CardScore(
         float(value),
         float(low),
         float(high),
         math.nan,
         float(np.nanmean(rivals)) if np.isfinite(rivals).any() else math.nan,
-        loud,
+        max(level, 1.0 - level),
         len(per_group),
         len(fires),
     )

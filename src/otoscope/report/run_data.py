@@ -35,6 +35,7 @@ class RunData:
     corpus: dict[str, Any]
     clips: pl.DataFrame | None
     set_aside: pl.DataFrame | None
+    suspects: pl.DataFrame | None
     factors: dict[str, Any]
     cards: dict[str, dict[str, Any]]
     activations: dict[str, Any]
@@ -145,6 +146,7 @@ def read_run(folder: Path) -> RunData:
         corpus=_json(folder / "corpus.json"),
         clips=_table(folder / "corpus.parquet"),
         set_aside=set_aside(folder),
+        suspects=_table(folder / "suspects.parquet"),
         factors=_json(folder / "factors.json"),
         cards={p.parent.name: _json(p) for p in sorted(folder.glob("saes/*/card.json")) if p.parent.name in evaluated},
         activations=_json(folder / "activations" / "manifest.json"),

@@ -81,9 +81,9 @@ def test_groups_of_a_single_clip_are_never_said_to_be_compared_within(tmp_path: 
     assert " of 5 factors." in said["overview"]
     assert "within groups" not in said["overview"] + said["factors"]
     assert "Every group has a single clip: probes, factors and latents compare groups only" in findings
-    assert "for which groups are permuted" in findings
+    assert "For the null, groups are permuted" in findings
     assert "within each group" not in findings + introduction(run)
-    assert "for which groups, of one clip each, are permuted" in said["methods"]
+    assert "For the null, groups, of one clip each, are permuted" in said["methods"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,15 @@ def test_the_r2_beside_a_latent_is_that_of_the_tables_on_test_groups(made: Made)
         assert words.replace("-", "−") in said
 
 
+def test_gallery_warns_where_differences_between_groups_turn_the_sign(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    numbers = {"within": pl.lit(True), "test_r": pl.lit(0.202), "null_high": pl.lit(0.198), "overall_r": pl.lit(-0.3)}
+    said = remade(made, **numbers).section("gallery").replace("\u00a0", " ")
+    assert "0.202, chance |r| up to 0.198" in said
+    assert "of the opposite sign over all clips, because groups differ (−0.30)" in said
+    assert "opposite sign" not in remade(made, **{**numbers, "overall_r": pl.lit(0.3)}).section("gallery")
+
+
 def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> None:
     made = small(tmp_path)
     chosen = pl.when(pl.col("latent") == 137).then(pl.lit("not beyond chance")).otherwise(pl.col("outcome"))

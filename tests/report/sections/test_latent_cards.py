@@ -56,7 +56,7 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     assert said.count("Fires in 4 % of frames: pitch 190 to 260 Hz <b>.") == 2
     assert "AUROC 0.91 within 3 test groups, 95 % interval 0.85 to 0.95" in said
     assert "firing moved to other clips, over 12 cards together, up to 0.50, cards of other latents 0.50" in said
-    assert "“fires when loud” 0.50" in said
+    assert "the level alone 0.50" in said
     assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (12 onsets)" in said
     assert "does not beat" not in said
     plots = [tag.attributes["aria-label"] or "" for tag in page.all("svg", role="img")]
@@ -129,7 +129,10 @@ def test_card_says_plainly_that_it_is_not_backed(tmp_path: Path, changed: dict[s
 
 def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:
     write_cards(tmp_path, [7], lag_s=-0.04, duration_s=math.nan, syllable_share=math.nan)
-    assert card_texts(tmp_path)[7].timing == "In time: rises 40 ms before sound onsets (12 onsets)."
+    assert (
+        card_texts(tmp_path)[7].timing
+        == "In time: rises 40 ms before sound onsets (12 onsets; the encoder also hears what follows a frame)."
+    )
     write_cards(tmp_path, [7], lag_s=math.nan, duration_s=math.nan, syllable_share=math.nan)
     assert card_texts(tmp_path)[7].timing == ""
 

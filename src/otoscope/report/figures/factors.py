@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from otoscope.formatting import decimal, sparsity
+from otoscope.formatting import count, decimal, sparsity
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
 from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import category_of
+
+HIGH_NULL = 0.5
+"""Upper end of a null of R² above which a figure says that groups differ in the factor."""
 
 
 def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric: str) -> Figure | None:
@@ -42,12 +45,14 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
     ]
     r2_caption = (
         "How well a LASSO fitted on training groups predicts each factor on test groups. 1 is perfect, 0 is no better "
-        f"than the mean; values under {decimal(R2_FLOOR, 1)} are drawn at the edge."
+        f"than the mean; values under {decimal(R2_FLOOR, 1)} are drawn at the edge.{_high_nulls(rows)}"
     )
     size_caption = (
-        "Effective number of dimensions that predict each factor: the exponential of the entropy of the LASSO's "
-        "absolute weights. 1 means that a single latent carries the factor. The number does not depend on the width "
-        "of the code, so dense and codes can be compared. Factors that are not predicted have no value."
+        "Effective number of dimensions of each factor's regression: the exponential of the entropy of the LASSO's "
+        "absolute weights. 1: it uses a single dimension, however little of the factor that predicts. The number does "
+        "not depend on the width of the code; compare representations that predict a factor about equally well (its R² "
+        "is in the figure above). It has no interval. Factors with an R² below the setting completeness_min_r2 have no "
+        "value."
     )
     table = factor_table(results, categories, metric, layer)
     return Figure(
@@ -64,6 +69,20 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
         small=True,
         legend=series_names(rows),
         notes=_notes(table),
+    )
+
+
+def _high_nulls(rows: pl.DataFrame) -> str:
+    """Return how many factors differences between groups predict, as a sentence after a blank; empty without any."""
+    nulls = rows.filter((pl.col("null_high") > HIGH_NULL) & (pl.col("null_high") < 1))
+    factors = nulls["target"].n_unique()
+    if not factors:
+        return ""
+    verb = "has a null" if factors == 1 else "have nulls"
+    highest = decimal(float(max(nulls["null_high"])), 2)
+    return (
+        f" {count(factors, 'factor')} {verb} above {decimal(HIGH_NULL, 1)} (up to {highest}), because groups "
+        "differ in them: read the R² within groups in the table."
     )
 
 
@@ -113,6 +132,7 @@ def category_map(results: Results, categories: Mapping[str, str]) -> Figure | No
     if not cells:
         return None
     shown = list(_members(categories, results.factors))
+    inside = ", and positive within groups" if results.of("factor_r2_within").height else ""
     titles = {"dense": "dense layer", "SAE": f"codes at {sparsity(at)} sparsity"}
     table = pl.concat([c.with_columns(representation=pl.lit(titles[name])) for name, c in cells.items()])
     return Figure(
@@ -120,9 +140,9 @@ def category_map(results: Results, categories: Mapping[str, str]) -> Figure | No
         title="Predicted factors by category and layer",
         caption=(
             "Share of the factors of each category that are predicted, by layer: held-out R² of at least "
-            f"{PREDICTED_R2} and above the upper end of the null. Shares are relative to the size of the category. A "
-            "cell "
-            "reads “predicted / all”" + (f": {missing}." if (missing := results.unmeasured_note) else ".")
+            f"{PREDICTED_R2}, above the upper end of the null{inside}. Shares are relative to the size of the "
+            "category. A cell reads “predicted / all”"
+            + (f": {missing}." if (missing := results.unmeasured_note) else ".")
         ),
         panels=[Panel(charts.category_map(c, categories=shown), titles[name]) for name, c in cells.items()],
         table=table.select("representation", "category", "layer", "predicted", "factors", "share", "mean_r2"),

@@ -380,12 +380,13 @@ def factor_findings(
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]
     parts = [_predicted(rows, name, noun) for name, rows in by_source.items()]
     permuted = f"{noun}s are permuted" if single else f"clips are permuted within each {noun}"
+    inside = "" if single else f" and positive within {noun}s"
     findings = [
         Finding(
             f"Factors at layer {layer}",
-            f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2} "
-            f"and above its null, for which {permuted}, all factors together: in at most 5{NBSP}% of runs does any "
-            "factor count by chance.",
+            f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2}, "
+            f"above its null{inside}. For the null, {permuted}, all factors together: in at most 5{NBSP}% of runs does "
+            "any factor count by chance.",
         )
     ]
     return [*findings, *_compactness(results, layer)]

@@ -60,11 +60,17 @@ def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
     score = scores.measured.first()
     if score is None:
         return []
-    has_interval = formatting.known(score["low"]) and formatting.known(score["high"])
-    interval = f"95{NBSP}% interval {decimal(score['low'], 2)} to {decimal(score['high'], 2)}"
-    return [
-        f"R² from all codes on test groups {decimal(score['value'], 2)} ({interval if has_interval else 'no interval'})"
-    ]
+    within = run.results.where(
+        metric="factor_r2_within", split="test", protocol=protocol, sae_id=sae_id, target=row["factor"]
+    ).measured.first()
+    inside = [] if within is None else [f"within {_noun(run)}s {decimal(within['value'], 2)}{_r2_interval(within)}"]
+    return [", ".join([f"R² from all codes on test groups {decimal(score['value'], 2)}{_r2_interval(score)}", *inside])]
+
+
+def _r2_interval(row: Mapping[str, Any]) -> str:
+    if not (formatting.known(row["low"]) and formatting.known(row["high"])):
+        return " (no interval)"
+    return f" (95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)})"
 
 
 def introduction(run: RunData) -> str:
@@ -191,6 +197,8 @@ def short(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
+NOTABLE_R = 0.1
+"""Size of a correlation from which a page says that its sign is another one between groups."""
 MAX_ALSO = 5
 """Maximum number of further factors of a latent that are named; the rest is counted."""
 MAX_BYTES = 8_000_000
@@ -377,8 +385,18 @@ def _correlation(row: dict[str, Any], noun: str) -> list[str]:
     """Return the correlation over test clips and, if chance is known, its upper end."""
     where = f"within {noun}s" if row["within"] else f"between {noun}s only"
     tested = formatting.known(row["null_high"]) and row["null_high"] < 1
-    chance = [f"chance |r| up to {decimal(row['null_high'], 2)}"] if tested else []
-    return [f"correlation {where} {decimal(row['test_r'], 2)}", *chance]
+    # a value just above chance needs another digit to be told from it
+    near = tested and decimal(abs(row["test_r"]), 2) == decimal(row["null_high"], 2)
+    digits = 3 if near else 2
+    chance = [f"chance |r| up to {decimal(row['null_high'], digits)}"] if tested else []
+    return [f"correlation {where} {decimal(row['test_r'], digits)}", *chance, *_opposite(row, noun)]
+
+
+def _opposite(row: dict[str, Any], noun: str) -> list[str]:
+    """Return a warning if differences between groups turn the sign of the correlation."""
+    if not row["within"] or row["overall_r"] * row["test_r"] >= 0 or abs(row["overall_r"]) < NOTABLE_R:
+        return []
+    return [f"of the opposite sign over all clips, because {noun}s differ ({decimal(row['overall_r'], 2)})"]
 
 
 def _also(factors: list[str]) -> str:

@@ -107,7 +107,7 @@ def _score(row: Mapping[str, Any]) -> str:
     controls = {
         f"firing moved to other clips, over {count(row['family'], 'card')} together, up to": row["permuted_high"],
         "cards of other latents": row["others"],
-        "“fires when loud”": row["loud"],
+        "the level alone": row["level"],
     }
     beside = ", ".join(f"{name} {decimal(value, 2)}" for name, value in controls.items() if known(value))
     verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
@@ -128,7 +128,8 @@ def _timing(row: Mapping[str, Any]) -> str:
         parts.append(f"fires for {1000 * row['duration_s']:.0f} ms at a time (median)")
     if known(row["lag_s"]):
         way = "after" if row["lag_s"] >= 0 else "before"
-        parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({row['onsets']:,} onsets)")
+        heard = "" if row["lag_s"] >= 0 else "; the encoder also hears what follows a frame"
+        parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({row['onsets']:,} onsets{heard})")
     if known(row["syllable_share"]):
         parts.append(f"{percent(row['syllable_share'], 0)} of its modulation from 4 to 8 Hz")
     return f"In time: {'; '.join(parts)}." if parts else ""

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.config.strict import StrictSettings
+from otoscope.corpus.health import health_summary
 from otoscope.corpus.table import SPLITS, groups_by_split
 from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
+from otoscope.report.estimates import capitalised
 from otoscope.report.evidence import (
     coinciding_classes,
     count_folds,
@@ -104,10 +106,11 @@ class Provenance(NamedTuple):
 
 
 class SetAside(NamedTuple):
-    """Clips that could not be used: a sentence, and a table if there are any."""
+    """Clips that could not be used: a sentence, and a table if there are any; lines on suspects, which are used."""
 
     text: str
     table: tables.FoldedTable | None = None
+    suspects: Sequence[str] = ()
 
 
 def methods(run: RunData) -> Methods:
@@ -128,6 +131,7 @@ def _used(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prose(run: RunData) -> dict[str, str | None]:
     results = run.results
+    inside = "" if run.single_clip_groups else " and positive within groups"
     return {
         "Sound": _sound(run),
         "Labels": _labels(run),
@@ -148,8 +152,8 @@ def _prose(run: RunData) -> dict[str, str | None]:
             f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
             "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
             "entropy of the absolute weights. A factor counts as predicted if its R² is at least "
-            f"{PREDICTED_R2} and above the upper end of its null, for which {_permuted(run)}, all factors together: in "
-            f"at most 5{NBSP}% of runs does any factor count by chance"
+            f"{PREDICTED_R2}, above the upper end of its null{inside}. For the null, {_permuted(run)}, all factors "
+            f"together: in at most 5{NBSP}% of runs does any factor count by chance"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
             + (" Factors of voiced frames are unknown in clips without any." if "eGeMAPSv02" in _sources(run) else "")
         )
@@ -360,16 +364,20 @@ def provenance(run: RunData) -> Provenance:
 
 
 def set_aside(run: RunData) -> SetAside:
-    """Return the clips that could not be used, each with its reason."""
+    """Return the clips that could not be used, each with its reason, and what else is unusual about the sound."""
     if run.set_aside is None:
         return SetAside("This run folder holds no table of clips set aside.")
+    suspects: list[str] = []
+    if run.suspects is not None and run.clips is not None:
+        lengths = (run.config.get("corpus") or {}).get("kind") != "synth"
+        suspects = [f"{capitalised(line)}." for line in health_summary(run.suspects, run.clips, lengths=lengths)]
     if run.set_aside.is_empty():
-        return SetAside("No clip was set aside: every file could be used.")
+        return SetAside("No clip was set aside: every file could be decoded.", suspects=suspects)
     clips = run.clips.height if run.clips is not None else 0
     verb = "is" if run.set_aside.height == 1 else "are"
     text = f"{count(run.set_aside.height, 'file')} could not be used and {verb} excluded from all numbers"
     usable = f"; {count(clips, 'clip')} could be used." if clips else "."
-    return SetAside(text + usable, tables.folded("Files set aside", run.set_aside, "set-aside"))
+    return SetAside(text + usable, tables.folded("Files set aside", run.set_aside, "set-aside"), suspects)
 
 
 def _picked(card: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
