@@ -49,6 +49,7 @@ from otoscope.config import Pooling
 from otoscope.errors import ArtifactError, DamagedArtifact, EvaluationError, IncompleteArtifact
 from otoscope.runs.code_version import code_version
 from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.sparsifiers.base import SelectsLatents, max_active
 
 PART_ENTRIES = 1 << 22
 """Codes per part, rounded up to whole clips: 25 MB on disk."""
@@ -246,10 +247,10 @@ def write_activation_index(
 ) -> ActivationIndex:
     """Encode every clip of a store once and write its codes by clip and by latent.
 
-    Each clip is encoded on its own. Finished parts and blocks of an interrupted call are kept; the files of a resumed
-    call have the same bytes. Memory is bounded by one part, one block and `DENSE_CELLS` codes. `on_clip` is called
-    after each clip. Raises `EvaluationError` if the SAE has another width than the layer or gives a code that is not
-    finite.
+    Consecutive clips are encoded together. Finished parts and blocks of an interrupted call are kept; the files of a
+    resumed call have the same bytes. Memory is bounded by one part, one block and `DENSE_CELLS` codes. `on_clip` is
+    called after each clip. Raises `EvaluationError` if the SAE has another width than the layer or gives a code that is
+    not finite.
     """
     if store.width(layer) != sae.width:
         raise EvaluationError(
@@ -351,48 +352,67 @@ def _write_part(
     on_clip: Callable[[], object],
 ) -> Extent:
     kind = np.uint16 if sae.latents <= 1 << 16 else np.int32
-    values: list[NDArray[np.float32]] = []
-    latents: list[NDArray[Any]] = []
-    per_row: list[NDArray[np.int64]] = []
-    clips = entries = 0
-    for clip_id in store.clip_ids[first:]:
-        frames = store.frames_of(layer, clip_id) if pooling == "encode_then_pool" else store.pooled(layer, [clip_id])
-        for codes in _encoded(sae, frames):
-            place = np.flatnonzero(codes != 0)  # several times as fast as np.nonzero of the codes
-            row, latent = np.divmod(place, sae.latents)
-            values.append(codes.reshape(-1)[place])
-            latents.append(latent.astype(kind))
-            per_row.append(np.bincount(row, minlength=len(codes)))
-            entries += len(place)
-            if not np.isfinite(values[-1]).all():
-                raise EvaluationError(f"the SAE gives codes of {clip_id} that are not finite; train it again")
-        clips += 1
-        on_clip()
-        if entries >= part_entries:
-            break
-    flat = np.concatenate([*values, np.empty(0, np.float32)])
+    codes: list[_Codes] = []
+    entries = 0
+    counts = _rows_per_clip(store, pooling)[first:]
+    ids = store.clip_ids[first:]
+    step = max(min(DENSE_CELLS // sae.latents, part_entries // max_active(sae.sparsifier, sae.latents)), 1)
+    clips = 0
+    while clips < len(ids) and entries < part_entries:
+        number = 1  # whole clips of `step` rows together; a longer clip alone
+        while clips + number < len(ids) and counts[clips : clips + number + 1].sum() <= step:
+            number += 1
+        chosen = ids[clips : clips + number]
+        if pooling == "encode_then_pool":
+            rows = np.concatenate([store.frames_of(layer, clip) for clip in chosen])
+        else:
+            rows = store.pooled(layer, chosen)
+        for start in range(0, len(rows), step):
+            found = _encoded(sae, rows[start : start + step], kind)
+            if not np.isfinite(found.values).all():
+                raise EvaluationError(
+                    f"the SAE gives codes that are not finite, of {chosen[0]} to {chosen[-1]}; train it again"
+                )
+            codes.append(found)
+            entries += len(found.values)
+        clips += number
+        for _ in chosen:
+            on_clip()
+    flat = np.concatenate([*(one.values for one in codes), np.empty(0, np.float32)])
     scale = _scale(flat)
+    per_row = np.concatenate([*(one.per_row for one in codes), np.empty(0, np.int64)])
     tensors = {
         "values": (flat / np.float32(scale)).astype(np.float16),
-        "latents": np.concatenate([*latents, np.empty(0, kind)]),
-        "row_offsets": np.concatenate([[0], np.cumsum(np.concatenate([*per_row, np.empty(0, np.int64)]))]).astype(
-            np.int64
-        ),
+        "latents": np.concatenate([*(one.latents for one in codes), np.empty(0, kind)]),
+        "row_offsets": np.concatenate([[0], np.cumsum(per_row)]).astype(np.int64),
     }
     extent: Extent = {"first": first, "number": clips, "scale": scale}
     write_tensors(path, tensors, _metadata(inputs, extent, tensors))
     return extent
 
 
-def _encoded(
-    sae: SparseAutoencoder, frames: Float[np.ndarray, "frames width"]
-) -> Iterator[Float[np.ndarray, "rows latents"]]:
-    """Yield the codes of a clip, at most `DENSE_CELLS` at a time."""
-    step = max(DENSE_CELLS // sae.latents, 1)
-    for start in range(0, len(frames), step):
-        with torch.inference_mode():
-            codes = sae.encode(torch.from_numpy(np.ascontiguousarray(frames[start : start + step]))).cpu().numpy()
-        yield codes
+class _Codes(NamedTuple):
+    """Codes of some rows that are not 0, row by row and by latent, and their number in each row."""
+
+    values: Float[np.ndarray, " entries"]
+    latents: Int[np.ndarray, " entries"]
+    per_row: Int[np.ndarray, " rows"]
+
+
+def _encoded(sae: SparseAutoencoder, rows: Float[np.ndarray, "rows width"], kind: type[np.integer[Any]]) -> _Codes:
+    """Return the codes of rows. A sparsifier that selects latents needs no dense codes."""
+    with torch.inference_mode():
+        given = torch.from_numpy(np.ascontiguousarray(rows))
+        if isinstance(sae.sparsifier, SelectsLatents):
+            active = sae.encode_active(given)
+            latents, order = active.indices.sort(dim=-1)
+            values = active.values.gather(-1, order).cpu().numpy()
+            here = values != 0
+            return _Codes(values[here], latents.cpu().numpy()[here].astype(kind), here.sum(axis=1))
+        codes = sae.encode(given).cpu().numpy()
+    place = np.flatnonzero(codes != 0)  # several times as fast as np.nonzero of the codes
+    row, latent = np.divmod(place, sae.latents)
+    return _Codes(codes.reshape(-1)[place], latent.astype(kind), np.bincount(row, minlength=len(codes)))
 
 
 def _scale(values: Float[np.ndarray, " entries"]) -> float:
@@ -449,9 +469,9 @@ def _transpose(
     for part in parts:
         part_values, part_latents, row_offsets = _read_part(folder, part)
         chosen = np.flatnonzero((part_latents >= low) & (part_latents < high))
+        order = np.argsort(part_latents[chosen], kind="stable")  # of 16 bits, in linear time
+        chosen = chosen[order]
         latent = part_latents[chosen].astype(np.int64) - low
-        order = np.argsort(latent, kind="stable")
-        chosen, latent = chosen[order], latent[order]
         number = np.bincount(latent, minlength=high - low)
         position = np.repeat(written - np.concatenate([[0], np.cumsum(number)[:-1]]), number) + np.arange(len(latent))
         values[position] = part_values[chosen] * np.float16(part["scale"] / scale)
@@ -465,19 +485,37 @@ def _write_statistics(folder: Path, blocks: Sequence[IndexFile], first_rows: NDA
     columns: dict[str, list[float]] = {name: [] for name in STATISTICS}
     for block in blocks:
         with _mapped(folder / block["file"]) as file:
-            offsets = file.get_tensor("latent_offsets")
-            for at in range(block["number"]):
-                start, stop = int(offsets[at]), int(offsets[at + 1])
-                active = _slice(file, "values", start, stop).astype(np.float64) * block["scale"]
-                rows = _slice(file, "rows", start, stop)
-                clips = np.unique(np.searchsorted(first_rows, rows, side="right")).size
-                middle = np.quantile(active, QUANTILES).tolist() if active.size else [float("nan")] * len(QUANTILES)
-                size = float(active.mean()) if active.size else float("nan")
-                rate = active.size / max(int(first_rows[-1]), 1)
-                row = [block["first"] + at, active.size, rate, clips, size, active.max(initial=0.0), *middle]
-                for name, value in zip(STATISTICS, row, strict=True):
-                    columns[name].append(value)
+            values, rows, offsets = (file.get_tensor(name) for name in ("values", "rows", "latent_offsets"))
+        clip = np.searchsorted(first_rows, rows, side="right")
+        begins = np.ones(len(rows) + 1, dtype=np.int64)  # rows of a latent are in order: a clip begins where it changes
+        begins[1:-1] = clip[1:] != clip[:-1]
+        begins[offsets] = 1
+        clips = np.diff(np.concatenate([[0], np.cumsum(begins[:-1])])[offsets])
+        for at, (start, stop) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+            active = np.sort(values[start:stop].astype(np.float64) * block["scale"])
+            size = float(active.mean()) if active.size else float("nan")
+            rate = active.size / max(int(first_rows[-1]), 1)
+            row = [block["first"] + at, active.size, rate, int(clips[at]), size, active.max(initial=0.0)]
+            for name, value in zip(STATISTICS, [*row, *_sorted_quantiles(active)], strict=True):
+                columns[name].append(value)
     write_table(folder / "latents.parquet", pl.DataFrame(columns, schema=KINDS))
+
+
+def _sorted_quantiles(values: Float[np.ndarray, " entries"]) -> list[float]:
+    """Return `QUANTILES` of sorted values by linear interpolation; NaN without any.
+
+    >>> _sorted_quantiles(np.arange(11.0))
+    [1.0, 3.0, 5.0, 7.0, 9.0]
+    """
+    if not len(values):
+        return [float("nan")] * len(QUANTILES)
+    found: list[float] = []
+    for quantile in QUANTILES:
+        place = quantile * (len(values) - 1)
+        below = int(place)
+        low, high = float(values[below]), float(values[min(below + 1, len(values) - 1)])
+        found.append(low + (place - below) * (high - low))
+    return found
 
 
 def _read_part(folder: Path, part: IndexFile) -> tuple[NDArray[np.float16], NDArray[Any], NDArray[np.int64]]:

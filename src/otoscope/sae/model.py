@@ -24,7 +24,7 @@ from otoscope.sae.checkpoint import (
     write_checkpoint,
 )
 from otoscope.sae.sparsifiers import describe_sparsifier, sparsifier_card, sparsifier_from_card
-from otoscope.sae.sparsifiers.base import Sparsifier
+from otoscope.sae.sparsifiers.base import ActiveLatents, SelectsLatents, Sparsifier
 
 Init: TypeAlias = Literal["tied", "linear", "points", "principal"]
 Dictionary: TypeAlias = Literal["free", "archetypal"]
@@ -265,6 +265,22 @@ class SparseAutoencoder(nn.Module):
         require_finite_rows(inner, rows)
         codes = self.sparsifier(self.preactivate(inner.reshape(-1, self.width))) * self.unit
         return _like(codes.reshape(*rows.shape[:-1], self.latents), rows)
+
+    def encode_active(self, rows: Float[Tensor, "rows width"]) -> ActiveLatents:
+        """Return the codes of rows without their zeros, in any order; raise `InputError` as `encode` does.
+
+        Only for a sparsifier that selects latents, such as TopK; raises `InputError` for others.
+
+        >>> from otoscope.sae import TopK
+        >>> SparseAutoencoder(3, 8, TopK(2)).encode_active(torch.ones(5, 3)).indices.shape
+        torch.Size([5, 2])
+        """
+        if not isinstance(self.sparsifier, SelectsLatents):
+            raise InputError(f"{self.sparsifier!r} selects no latents; use encode")
+        inner = self.normalise(rows)
+        require_finite_rows(inner, rows)
+        active = self.sparsifier.select(self.preactivate(inner))
+        return ActiveLatents(active.values * self.unit, active.indices)
 
     @overload
     def decode(self, codes: CodeTensor) -> Float[Tensor, "*rows width"]: ...
