@@ -26,6 +26,16 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
         row("sae", "cosine", 0.9, target=""),
         row("random_atoms", "cosine", 0.25, target="", low=math.nan, high=math.nan),
         row("sae", "probe_accuracy", math.nan, low=math.nan, high=math.nan),
+        row(
+            "sae",
+            "probe_accuracy",
+            math.nan,
+            target="emotion",
+            untouched=0.15,
+            ablated=0.3,
+            low=math.nan,
+            high=math.nan,
+        ),
         row("sae", "probe_accuracy", 1.0, target="word", value=0.9, low=0.84, high=1.0),
     ]
     write_table(tmp_path / "explain" / "splice.parquet", pl.DataFrame(rows, schema=SCORES))
@@ -37,7 +47,9 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     assert "95 % interval 70 % to 95 %); 25 % by random atoms with the same sparsifier (to 0.80, no interval)." in said
     assert "100 % by the SAE's reconstruction (to 0.90, 95 % interval 84 % to 100 %)" in said
     assert "The accuracy of a probe for vowel on the last layer" in said
-    assert "is not lowered by the ablation beyond noise, so that no share is defined: 0.80 with the SAE's" in said
+    assert "is 0.90 untouched and 0.20 mean-ablated, but the interval of this difference over 3 test groups" in said
+    assert "includes 0. No share is defined: 0.80 with the SAE's" in said
+    assert "is 0.15 untouched and 0.30 mean-ablated: on these clips there is nothing that the ablation takes" in said
     assert page.mistakes == []
 
 

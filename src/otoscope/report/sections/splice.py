@@ -7,6 +7,7 @@ import polars as pl
 
 from otoscope.artifacts import read_table
 from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent
+from otoscope.report.estimates import capitalised
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import seed_sentence
 
@@ -34,7 +35,8 @@ def splice_sentences(run: RunData) -> list[str]:
     introduction = (
         f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced and the "
         f"encoder run on. Recovered is the share of what the mean-ablated layer loses: 0{NBSP}% as bad as the mean, "
-        f"100{NBSP}% as good as untouched. It has no value where the ablation does no harm beyond noise."
+        f"100{NBSP}% as good as untouched. It has no value where the ablation does no harm beyond noise. On so "
+        "few clips, scores differ from those of all test clips."
     )
     seeds = seed_sentence("splice_cosine_share", "The recovered share of the cosine")
     of_probes = seed_sentence("splice_probe_share", "That of a probe")
@@ -65,12 +67,19 @@ def _sentence(of_layer: pl.DataFrame) -> str:
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
     if not any(map(known, rows["recovered"])):
         each = [f"{decimal(row['value'], 2)} with {NAMES[row['substitute']]}" for row in rows.iter_rows(named=True)]
-        return (
-            f"{name[0].upper()}{name[1:]} ({ends}) is not lowered by the ablation beyond noise, so that no share is "
-            f"defined: {comma_list(each)}."
-        )
+        return f"{_undefined(name, first)} No share is defined: {comma_list(each)}."
     each = "; ".join(map(_recovered, rows.iter_rows(named=True)))
     return f"Recovered of {name} ({ends}): {each}."
+
+
+def _undefined(name: str, row: Mapping[str, Any]) -> str:
+    """Return the scores of both ends, and why their difference is no harm beyond noise."""
+    harm = (row["untouched"] - row["ablated"]) * (-1 if row["quantity"] == "word_error_rate" else 1)
+    ends = f"is {decimal(row['untouched'], 2)} untouched and {decimal(row['ablated'], 2)} mean-ablated"
+    if harm <= 0:
+        return f"{capitalised(name)} {ends}: on these clips there is nothing that the ablation takes away."
+    few = count(row["groups"], "test group")
+    return f"{capitalised(name)} {ends}, but the interval of this difference over {few} includes 0."
 
 
 def _recovered(row: Mapping[str, Any]) -> str:
