@@ -229,6 +229,7 @@ class ClipCard(NamedTuple):
     curve: str
     duration_s: float
     high_hz: float
+    split: str = ""
 
 
 class LatentCard(NamedTuple):
@@ -423,6 +424,7 @@ def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budge
         curve=_curve(row),
         duration_s=row["duration_s"],
         high_hz=row["high_hz"],
+        split=row["split"] or "",
     )
 
 

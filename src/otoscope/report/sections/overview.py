@@ -11,7 +11,7 @@ from otoscope.protocols.comparison import Comparison
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
-from otoscope.report.results import between_only, predicted, too_weak
+from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import codes_against_layer, unread_classes
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
@@ -56,16 +56,20 @@ def overview(run: RunData, caution: str, answers: Sequence[tuple[str, str]] = ()
 
 
 def previews(gallery: Gallery) -> list[Preview]:
-    """Return latents of the gallery that test clips confirm, with one clip each.
+    """Return latents of the gallery that test clips confirm, with one clip each, a test clip if there is one.
 
     One of each label and one of the factors come before a second of any.
     """
     confirmed = [card for card in gallery.cards if card.confirmed and card.clips]
     chosen = diverse(range(len(confirmed)), [card.kind for card in confirmed])[:MAX_LATENTS]
     return [
-        Preview(card.factor, card.status, card.evidence, _sentences(card), card.clips[0])
+        Preview(card.factor, card.status, card.evidence, _sentences(card), _heard(card.clips))
         for card in (confirmed[i] for i in chosen)
     ]
+
+
+def _heard(clips: Sequence[ClipCard]) -> ClipCard:
+    return next((clip for clip in clips if clip.split == "test"), clips[0])
 
 
 def _sentences(card: LatentCard) -> str:
@@ -103,9 +107,11 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
     layer = codes["layer"] if codes else results.best_layer.layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=layer)
     if dense is not None:
+        chosen = ", chosen by its codes," if codes else ""
         yield (
-            f"A linear probe on layer {dense['layer']} predicts the {label} of {percent(dense['value'], 0)} of "
-            f"{count(dense['n'], 'clip')} of {count(dense['groups'], f'unseen {noun}')}{_in_brackets(dense)}."
+            f"A linear probe on layer {dense['layer']}{chosen} predicts the {label} of "
+            f"{percent(dense['value'], 0)} of {count(dense['n'], 'clip')} of "
+            f"{count(dense['groups'], f'unseen {noun}')}{_in_brackets(dense)}{_other_layers(results, label)}."
             f"{unread_classes(run, label, dense)}"
         )
     if codes is not None and dense is not None:
@@ -122,6 +128,14 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
     ]
     if each:
         yield f"Without any model, {comma_list(each)}."
+
+
+def _other_layers(results: Results, label: str) -> str:
+    """Return the range of the dense accuracies of all layers; empty for a single layer."""
+    values = results.of("probe_accuracy", "dense", target=label)["value"].drop_nans().sort()
+    if len(values) < 2:
+        return ""
+    return f"; the layers range from {percent(values[0], 0)} to {percent(values[-1], 0)}"
 
 
 def _in_brackets(row: Row) -> str:
