@@ -207,3 +207,20 @@ def test_opus_with_a_start_offset_has_the_samples_of_ffmpeg(shared, ffmpeg):
     found = decode(path).wave
     assert len(found) == len(expected)
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_a_joined_mp4_is_refused_and_further_streams_are_named(record, ffmpeg, tmp_path):
+    source = record("x.wav")
+    one = ffmpeg(source, "x.m4a", "-c:a", "aac")
+    assert note(one) == ""
+    (tmp_path / "joined.m4a").write_bytes(one.read_bytes() * 2)
+    with pytest.raises(AudioError, match="joined from several MP4 files, and readers stop after the first; split it"):
+        decode(tmp_path / "joined.m4a")
+    for name in ("two.m4a", "two.mka"):
+        two = ffmpeg(source, name, "-map", "0:a", "-map", "0:a")
+        assert note(two) == "it has 2 audio streams, of which the first was read"
+
+
+def note(path) -> str:
+    with open_sound(path) as sound:
+        return sound.note

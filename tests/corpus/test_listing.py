@@ -150,4 +150,4 @@ def test_a_folder_that_cannot_be_read_is_named():
             os.seteuid(user)
             (root / "closed").chmod(0o755)
     assert found.paths == ["open/x.wav"]
-    assert found.notes == ("warning: 1 folder that cannot be read: closed (Permission denied)",)
+    assert "warning: 1 folder that cannot be read: closed (Permission denied)" in found.notes

@@ -93,8 +93,14 @@ def assert_samples(path: Path, file: SoundFile) -> None:
     """Assert that a lossless file is read as the original, once or twice, or as ffmpeg reads it."""
     (path.parent / f"original-{file.name}").write_bytes(file.data)
     wave, original = decode(path).wave, decode(path.parent / f"original-{file.name}").wave
-    if not any(is_same(wave, expected) for expected in (original, np.tile(original, 2))):
+    changed = np.count_nonzero(~np.isclose(wave, original, atol=1e-4)) if len(wave) == len(original) else len(wave)
+    # a few bytes of uncompressed sound may have changed where ffmpeg refuses the header
+    if changed > MOST_FLIPS and not is_same(wave, np.tile(original, 2)):
         assert any(is_same(wave, one.wave) for one in readings(path)), "other samples than the original and ffmpeg"
+
+
+MOST_FLIPS = 8
+"""Most bytes that a mutation changes one by one."""
 
 
 def is_same(wave: np.ndarray, expected: np.ndarray) -> bool:

@@ -137,6 +137,10 @@ def find_audio(root: Path) -> AudioFiles:
         else:
             unnamed.append((printable(relative, lines=False), f"the file's name {_problem_of(relative)}; rename it"))
     notes = (*_notes_of_unread(unread, broken), *_notes_of_others(others))
+    folders = {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
+    if silent := sorted(folders - {PurePosixPath(path).parts[0] for path in paths}):
+        shown = ", ".join(printable(name, lines=False) for name in silent[:MAX_SHOWN])
+        notes = (f"no sound in {count(len(silent), 'folder')}: {shown}", *notes)
     if by_content:
         notes = (f"read as sound by their content: {_counted(by_content.most_common(MAX_SHOWN))}", *notes)
     if not paths and not unnamed:

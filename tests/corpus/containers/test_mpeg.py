@@ -1,5 +1,7 @@
 """MP3 files of every make: all that the decoder delivers is read, whatever a header estimates."""
 
+import re
+
 import numpy as np
 import pytest
 import soundfile
@@ -131,3 +133,18 @@ def test_parts_of_different_rates_are_refused(tmp_path):
     path.write_bytes(b"".join(parts))
     with pytest.raises(AudioError, match="joined from parts of 22050 Hz and 44100 Hz; split it"):
         decode(path)
+
+
+def test_bytes_before_the_first_frame_are_counted(tmp_path):
+    path = mp3(tmp_path / "x.mp3", 1.0)
+    data = path.read_bytes()
+    assert note(path) == ""
+    path.write_bytes(ID3 + bytes(500) + data)
+    assert note(path) == ""
+    path.write_bytes(data[500:])
+    assert re.fullmatch(r"\d+ bytes before the first MPEG frame were not read", note(path))
+
+
+def note(path) -> str:
+    with open_sound(path) as sound:
+        return sound.note

@@ -124,3 +124,20 @@ def test_pattern_gives_labels_factors_groups_and_words(record, tmp_path):
 def test_rules_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
         FolderCorpus.model_validate({"root": "x", **options})
+
+
+def test_folders_named_like_splits_are_no_classes_without_a_warning(record, tmp_path):
+    for name in ("Train/owl/a.wav", "Train/wren/b.wav", "test/owl/c.wav", "test/wren/d.wav"):
+        record(f"rec/{name}")
+    warning = "warning: the classes are test and train, which are splits; set class_from: parent, or take labels from"
+    notes = FolderCorpus(root=tmp_path / "rec").listing(tmp_path).notes
+    assert any(note.startswith(warning) for note in notes)
+    assert FolderCorpus(root=tmp_path / "rec", class_from="parent").listing(tmp_path).notes == ()
+
+
+def test_folders_without_sound_are_named(record, tmp_path):
+    for name in ("owl/a.wav", "wren/b.wav"):
+        record(f"rec/{name}")
+    (tmp_path / "rec" / "robin" / "empty").mkdir(parents=True)
+    (tmp_path / "rec" / ".cache").mkdir()
+    assert FolderCorpus(root=tmp_path / "rec").listing(tmp_path).notes == ("no sound in 1 folder: robin",)

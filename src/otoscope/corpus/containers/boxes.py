@@ -3,6 +3,7 @@
 Only their declared size is checked, because ffmpeg does not report a file that was cut between two packets.
 """
 
+import re
 from typing import BinaryIO
 
 from otoscope.corpus.containers.beyond import note_of_rest
@@ -11,13 +12,20 @@ from otoscope.errors import AudioError
 
 ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+CLUSTER, AUDIO_TRACK = bytes.fromhex("1f43b675"), bytes.fromhex("838102")
+"""Start of the sound of a Matroska file, and the element that declares a track of sound before it."""
+
+MAX_INDEX, MAX_TRACKS = 1 << 26, 1 << 20
+"""Bytes of an MP4 index, and of a Matroska file, that are searched for streams of sound."""
+
 EBML = bytes.fromhex("1a45dfa3")
 
 
 def mp4_layout(file: BinaryIO) -> Layout:
     """Return the layout of an MP4, M4A or 3GP file; raise `AudioError` if a box exceeds the file."""
     size, position = size_of(file), 0
-    kinds: set[bytes] = set()
+    kinds: list[bytes] = []
+    streams = 0
     for _ in range(MAX_CHUNKS):
         head = read_at(file, position, 16)
         if len(head) < 8:
@@ -25,15 +33,19 @@ def mp4_layout(file: BinaryIO) -> Layout:
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        kinds.add(head[4:8])
+        kinds.append(head[4:8])
         if length == 0:
             break  # to the end of the file
         if position + length > size or length < 8:
             raise AudioError(f"truncated: the header declares {position + length} bytes, the file has {size}")
+        if head[4:8] == b"moov":
+            streams += len(re.findall(rb"hdlr.{8}soun", read_at(file, position, min(length, MAX_INDEX)), re.DOTALL))
         position += length
     if b"moov" not in kinds:
         raise AudioError("truncated: it has no index (box `moov`)")
-    return Layout("MP4", demuxer="mov")
+    if kinds.count(b"moov") > 1:
+        raise AudioError("joined from several MP4 files, and readers stop after the first; split it")
+    return Layout("MP4", demuxer="mov", note=_note_of_streams(streams))
 
 
 def matroska_layout(file: BinaryIO) -> Layout:
@@ -55,7 +67,13 @@ def matroska_layout(file: BinaryIO) -> Layout:
         raise AudioError(f"truncated: the header declares {position} bytes, the file has {size}")
     if read_at(file, position, 4) == EBML:
         raise AudioError("joined from several WebM files, and readers may stop after the first; split it")
-    return Layout("WebM", demuxer="matroska", note=note_of_rest(file, position, size))
+    tracks = read_at(file, 0, MAX_TRACKS).partition(CLUSTER)[0].count(AUDIO_TRACK)
+    notes = (_note_of_streams(tracks), note_of_rest(file, position, size))
+    return Layout("WebM", demuxer="matroska", note="; ".join(filter(None, notes)))
+
+
+def _note_of_streams(streams: int) -> str:
+    return f"it has {streams} audio streams, of which the first was read" if streams > 1 else ""
 
 
 def asf_layout(file: BinaryIO) -> Layout:

@@ -6,9 +6,10 @@ A frame states its own length, so walking the frames gives the exact number of s
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
-from otoscope.corpus.containers.beyond import after_tags, note_of_rest
+from otoscope.corpus.containers.beyond import after_padding, after_tags, note_of_rest
 from otoscope.corpus.containers.layout import ByteSpan, Layout, Part, read_at, size_of
 from otoscope.errors import AudioError
+from otoscope.formatting import count
 
 DECODER_DELAY = 529
 """Samples that mpg123 removes from the start of a file with a Xing header, the delay of an MP3 decoder."""
@@ -124,21 +125,24 @@ def mpeg_layout(file: BinaryIO, span: ByteSpan | None = None) -> Layout:
 
 
 def _walk(file: BinaryIO, span: ByteSpan) -> tuple[list[_Stream], str]:
-    """Return the streams of a span, and a note on text after them.
+    """Return the streams of a span, and a note on bytes before and text after them.
 
     A Xing header, a tag or another kind of frame begins a new stream.
     """
     streams: list[_Stream] = []
     note = ""
-    first = find_frame(file, after_tags(file, span.start, span.stop), span.stop)
+    start = after_padding(file, span.start, span.stop)
+    first = find_frame(file, start, span.stop)
     position = span.stop if first is None else first
+    if position > start and first is not None:
+        note = f"{count(position - start, 'byte')} before the first MPEG frame were not read"
     while position < span.stop:
         if (after := after_tags(file, position, span.stop)) > position:
             position = after
             continue
         frame = parse_frame(read_at(file, position, 4))
         if frame is None:
-            note = _note_of_tail(file, position, span.stop)
+            note = "; ".join(filter(None, (note, _note_of_tail(file, position, span.stop))))
             break
         streams.append(stream := _walk_stream(file, ByteSpan(position, span.stop), frame))
         position = stream.sound.stop

@@ -23,10 +23,13 @@ from otoscope.corpus.listing import (
 )
 from otoscope.corpus.selection import SelectableCorpus
 from otoscope.errors import CorpusError, quote, suggest
-from otoscope.formatting import count, one_line
+from otoscope.formatting import comma_list, count, one_line
 
 MAX_PATTERN = 10_000
 """Longest pattern, in characters."""
+
+SPLIT_FOLDERS = frozenset(("train", "training", "valid", "validation", "val", "dev", "test", "testing", "eval"))
+"""Folders of a collection that are no classes."""
 
 _PREFIXES = ("label_", "factor_")
 
@@ -191,6 +194,11 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         classes = [self.class_of(path) for path in paths]
         if any(classes):
             extra["label_class"] = pl.Series(classes, dtype=pl.String())
+        if (found := {name.lower() for name in classes if name}) and found <= SPLIT_FOLDERS:
+            notes.append(
+                f"warning: the classes are {comma_list(sorted(found))}, which are splits; set class_from: parent, or"
+                " take labels from names with pattern"
+            )
         return extra, notes
 
 
