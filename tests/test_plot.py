@@ -14,6 +14,8 @@ from otoscope.corpus.audio import write_audio
 from otoscope.errors import EvaluationError
 from otoscope.explain.card_tables import RESPONSES
 from otoscope.explain.causal_curves import SWEEPS
+from otoscope.explain.matching import match_codes
+from otoscope.explain.splice_scores import SCORES
 from otoscope.metrics.record import to_table
 from tests.report.claims.test_page import small_study, strict_study, strictly
 from tests.support.finished_run import made_predictions, make_run
@@ -171,3 +173,58 @@ def test_activation_draws_the_codes_of_one_latent_over_the_clip(tiny: Tiny, tmp_
         plot.activation(wave, 32, sae=sae, encoder=encoder, layer=1, rate_hz=16_000)
     with pytest.raises(EvaluationError, match="rate_hz is missing"):
         plot.activation(wave, 3, sae=sae, encoder=encoder, layer=1)
+
+
+def card_rows(**changed: object) -> dict[str, object]:
+    scores = {"auroc": 0.7, "low": 0.6, "high": 0.8, "permuted_high": 0.56, "others": 0.5, "level": 0.55}
+    times = {"lag_s": 0.02, "duration_s": 0.1, "persistence_s": 0.05, "modulation_hz": 4.0, "onsets": 9}
+    return {"latent": 3, "sentence": "Fires in 9 % of frames.", **scores, **times, "syllable_share": 0.4, **changed}
+
+
+def test_cards_are_the_ten_best_scores_beside_three_controls() -> None:
+    rows = [card_rows(latent=i, auroc=0.5 + i / 50) for i in range(12)]
+    table = pl.DataFrame([*rows, card_rows(latent=99, auroc=float("nan"))])
+    chart = plot.cards(table).to_dict()
+    (drawn,) = [data for data in chart["datasets"].values() if "series" in data[0]]
+    assert {row["name"] for row in drawn} == {f"latent {i}" for i in range(2, 12)}
+    assert len({row["series"] for row in drawn}) == 4
+    assert {row["low"] for row in drawn if row["series"] != "card"} == {None}
+    with pytest.raises(EvaluationError, match="no rows for cards"):
+        plot.cards(table.filter(latent=99))
+
+
+def test_temporal_profile_has_a_panel_per_part_that_is_known() -> None:
+    table = pl.DataFrame([card_rows(latent=i, lag_s=float("nan")) for i in range(3)])
+    titles = [panel["title"] for panel in plot.temporal_profile(table).to_dict()["concat"]]
+    assert titles == ["median time of firing (s)", "persistence (s)", "strongest modulation (Hz)"]
+
+
+def test_splice_has_a_panel_per_quantity_with_a_share() -> None:
+    row = {"sae_id": "one", "target": "", "untouched": 1.0, "ablated": 0.0, "low": 0.2, "high": 9.0, "clips": 9}
+    shares = {"cosine": 0.9, "word_error_rate": float("nan"), "words_found": 0.4}
+    rows = [
+        {**row, "substitute": name, "k": k, "quantity": quantity, "value": 0.5, "recovered": share, "groups": 3}
+        for quantity, share in shares.items()
+        for name in ("sae", "sae_with_error", "random_atoms")
+        for k in (20, 51)
+    ]
+    chart = plot.splice(pl.DataFrame(rows, schema=SCORES)).to_dict()
+    assert [panel["title"] for panel in chart["concat"]] == ["cosine of the last layer", "words found"]
+    drawn = [point for data in chart["datasets"].values() for point in data]
+    assert {(point["series"], point["k"]) for point in drawn} == {
+        (name, k) for name in ("reconstruction", "random atoms") for k in (20, 51)
+    }
+    assert max(point["high"] for point in drawn) == 1.5
+
+
+def test_matching_draws_partners_beside_the_null_for_each_dictionary() -> None:
+    rng = np.random.default_rng(0)
+    codes = rng.exponential(size=(300, 30))
+    found = match_codes(codes, codes[:, ::-1] + 0.1 * rng.exponential(size=codes.shape)).table()
+    table = pl.concat([found.select(pl.lit(name).alias("other"), pl.all()) for name in ("seed1", "seed2")])
+    chart = plot.matching(table).to_dict()
+    assert [panel["title"] for panel in chart["concat"]] == ["seed1", "seed2"]
+    points = [point for data in chart["datasets"].values() for point in data]
+    best = {name: max(p["value"] for p in points if p["series"] == name) for name in ("partner", "largest of the null")}
+    assert best["partner"] > 0.9 > best["largest of the null"]
+    assert vlc.vegalite_to_svg(chart).startswith("<svg")

@@ -7,8 +7,8 @@ Most functions take results: what `otoscope.load_results` or `otoscope.run` retu
 - errors of probes, from `predictions.parquet`: `confusion`, `recall`, `group_accuracy`
 - strict protocol: `strict_tasks`, `strict_structure`, `strict_few_dimensions`, `strict_layers`, `strict_limits`
 - claims of Mariotte et al. 2025: `claim_task`, `claim_dimensions`, `claim_layers`
-- explain: `dose_response` of interventions, `erasure_matrix`, `lens`, `occlusion`,
-  `responses`, `sweeps`
+- explain: `cards`, `temporal_profile`, `responses` and `sweeps` of latents, their partners (`matching`), `splice`,
+  `lens`, `dose_response` of interventions, `erasure_matrix`, `occlusion`
 - sound: `activation`, the spectrogram of a clip with the activation of one latent over time
 
 The charts live in `otoscope.report.figures`; this module is above `report` in the import layers. `chart.save("x.svg")`
@@ -40,6 +40,7 @@ from otoscope.report.figures import claims, probes, strict
 from otoscope.report.figures import classes as class_figures
 from otoscope.report.figures import factors as factor_figures
 from otoscope.report.figures import interventions as intervention_figures
+from otoscope.report.figures import latents as latent_figures
 from otoscope.report.figures import responses as response_figures
 from otoscope.report.figures.figure import AnyChart, Figure, Panel, figure_chart
 from otoscope.report.figures.theme import LIGHT_CONFIG, SAE
@@ -54,6 +55,7 @@ AnyResults = ResultsTable | pl.DataFrame | str | Path | HasResults
 
 __all__ = [
     "activation",
+    "cards",
     "categories",
     "claim_dimensions",
     "claim_layers",
@@ -64,18 +66,21 @@ __all__ = [
     "factors",
     "group_accuracy",
     "lens",
+    "matching",
     "occlusion",
     "probe_by_layer",
     "probe_by_sparsity",
     "recall",
     "reconstruction",
     "responses",
+    "splice",
     "strict_few_dimensions",
     "strict_layers",
     "strict_limits",
     "strict_structure",
     "strict_tasks",
     "sweeps",
+    "temporal_profile",
 ]
 
 
@@ -213,6 +218,38 @@ def erasure_matrix(erasure: pl.DataFrame | str | Path) -> AnyChart:
     Raises `IncompleteArtifact` for a run without this table.
     """
     return _drawn(intervention_figures.erasure_matrix(_explained(erasure, "erasure")), "erasure")
+
+
+def cards(rows: pl.DataFrame | str | Path) -> AnyChart:
+    """Return the ten best blind scores beside their controls, from `cards.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(latent_figures.cards(_explained(rows, "cards")), "cards")
+
+
+def temporal_profile(rows: pl.DataFrame | str | Path) -> AnyChart:
+    """Return lag, duration, persistence and modulation of latents, from `cards.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(latent_figures.temporal_profile(_explained(rows, "cards")), "temporal profiles")
+
+
+def splice(scores: pl.DataFrame | str | Path) -> AnyChart:
+    """Return the shares recovered with a replaced layer by k, from `splice.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(latent_figures.splice(_explained(scores, "splice")), "a splice with a defined share")
+
+
+def matching(matches: pl.DataFrame | str | Path) -> AnyChart:
+    """Return the correlation of latents with their partners, from `matches.parquet` or the path of a run folder.
+
+    Raises `IncompleteArtifact` for a run without this table.
+    """
+    return _drawn(latent_figures.matching(_explained(matches, "matches")), "matches with other dictionaries")
 
 
 def lens(scores: pl.DataFrame | str | Path) -> AnyChart:

@@ -78,3 +78,37 @@ def test_code_that_changes_a_layer_changes_later_layers_within_its_span(
     start_s = encoder.frames(12_000).start_s
     outside = (start_s < 0.18) | (start_s >= 0.4)
     assert torch.equal(changed[outside], frames[outside])
+
+
+def test_code_that_splices_a_layer_restores_it_with_the_error_term(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, encoder = code_and_encoder("Put the reconstruction in the place of a layer", tiny("whisper"), tmp_path)
+    write_audio(tmp_path / "voice.wav", (0.3 * np.sin(np.arange(12_000) / 9)).astype(np.float32), 16_000)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"otoscope": otoscope}
+    exec(code.replace("sae, 3", "sae, 2").replace("[4]", "[3]"), names)
+    untouched = encoder.encode([names["wave"]], layers=[3]).layers[3]
+    assert torch.equal(names["exact"], untouched)
+    assert not torch.allclose(names["rebuilt"], untouched, atol=1e-3)
+
+
+def test_code_that_describes_a_latent_scores_its_card_on_another_voice(
+    tiny: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("opensmile")
+    code, _ = code_and_encoder("When a latent fires", tiny("whisper"), tmp_path)
+    times_s = np.arange(24_000) / 16_000
+    for number, name in enumerate(re.findall(r'"(\w+\.wav)"', code)):
+        swell = np.abs(np.sin(2 * np.pi * (1 + 0.2 * number) * times_s))
+        write_audio(tmp_path / name, (0.5 * swell * np.sin(2 * np.pi * 220 * times_s)).astype(np.float32), 16_000)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"otoscope": otoscope, "np": np}
+    exec(code.replace("layers=[3]).layers[3]", "layers=[2]).layers[2]"), names)
+    assert names["card"].description.sentence.startswith("Fires in ")
+    assert set(names["frames"].groups) == {"ann", "bob"}
+    assert names["card"].score.rows == (names["frames"].groups == "bob").sum()
+    assert capsys.readouterr().out.startswith("Fires in ")

@@ -11,11 +11,10 @@ from otoscope.explain.cards import (
     FrameTable,
     LatentDescription,
     Range,
-    describe_latent,
+    card,
     describe_latents,
     embedding_auroc,
     intruder_score,
-    score_card,
     score_cards,
 )
 from otoscope.explain.frame_descriptors import DESCRIPTORS
@@ -73,15 +72,14 @@ def test_choose_clips_of_a_corpus_in_the_order_of_its_labels_has_all_classes() -
 def test_card_names_the_planted_condition_and_predicts_unseen_groups(frames: FrameTable) -> None:
     fit, unseen = halves(frames)
     activations = high_pitch(frames)
-    card = describe_latent(4, activations[fit], frames.take(fit))
-    (pitch,) = card.ranges
+    rival = describe_latents({5: (frames.labels["vowel"][fit] == "u").astype(float)}, frames.take(fit))[5]
+    found, score = card(activations, frames, test=unseen, latent=4, others=[rival])
+    (pitch,) = found.ranges
     assert pitch.descriptor == "f0_semitones"
     assert (pitch.low, pitch.high) == (pytest.approx(30, abs=2.5), pytest.approx(40, abs=2.5))
-    assert card.voicing == "voiced"
+    assert (found.latent, found.voicing) == (4, "voiced")
     low_hz, high_hz = (27.5 * 2 ** (value / 12) for value in (pitch.low, pitch.high))
-    assert f"voiced frames; pitch {low_hz:.0f} to {high_hz:.0f} Hz" in card.sentence
-    rival = describe_latent(5, (frames.labels["vowel"][fit] == "u").astype(float), frames.take(fit))
-    score = score_card(card, activations[unseen], frames.take(unseen), others=[rival])
+    assert f"voiced frames; pitch {low_hz:.0f} to {high_hz:.0f} Hz" in found.sentence
     assert score.auroc > 0.9
     assert score.beats_controls
     assert max(score.permuted_high, score.others, score.level) < 0.7
@@ -91,32 +89,30 @@ def test_card_names_the_planted_condition_and_predicts_unseen_groups(frames: Fra
 def test_card_names_classes_that_hold_in_several_groups(frames: FrameTable) -> None:
     rng = np.random.default_rng(2)
     activations = ((frames.labels["vowel"] == "i") & (rng.random(len(frames.groups)) < 0.5)).astype(float)
-    card = describe_latent(0, activations, frames)
-    (vowel,) = card.classes
+    found = describe_latents({0: activations}, frames)[0]
+    (vowel,) = found.classes
     assert vowel.names == ("i",)
-    assert "more often for vowel i" in card.sentence
+    assert "more often for vowel i" in found.sentence
     one_group = np.where(frames.groups == "g0", activations, 0.0)
-    assert describe_latent(0, one_group, frames).classes == ()
+    assert describe_latents({0: one_group}, frames)[0].classes == ()
 
 
 def test_a_latent_of_noise_has_an_empty_card_that_beats_nothing(frames: FrameTable) -> None:
-    fit, unseen = halves(frames)
+    _, unseen = halves(frames)
     beyond = 0
     for seed in range(4):
         noise = (np.random.default_rng(seed).random(len(frames.groups)) < 0.2).astype(float)
-        card = describe_latent(0, noise[fit], frames.take(fit))
-        beyond += score_card(card, noise[unseen], frames.take(unseen)).beats_controls
+        beyond += card(noise, frames, test=unseen).score.beats_controls
     assert beyond == 0
     assert "no condition" in LatentDescription(latent=0, rate=0.2).sentence
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_score_card_is_not_above_the_control_of_a_latent_that_follows_the_level(frames: FrameTable, sign: int) -> None:
-    fit, unseen = halves(frames)
+def test_card_is_not_above_the_control_of_a_latent_that_follows_the_level(frames: FrameTable, sign: int) -> None:
+    _, unseen = halves(frames)
     fires = np.maximum(sign * (frames.descriptors["level_db"] + 35), 0)
-    card = describe_latent(0, fires[fit], frames.take(fit))
-    assert card.ranges[0].descriptor == "level_db"
-    score = score_card(card, fires[unseen], frames.take(unseen))
+    found, score = card(fires, frames, test=unseen)
+    assert found.ranges[0].descriptor == "level_db"
     assert score.auroc > 0.9
     assert score.level > 0.99
     assert not score.beats_controls
@@ -124,13 +120,22 @@ def test_score_card_is_not_above_the_control_of_a_latent_that_follows_the_level(
 
 def test_a_latent_that_never_fires_has_no_score(frames: FrameTable) -> None:
     silent = np.zeros(len(frames.groups))
-    card = describe_latent(0, silent, frames)
-    assert card.rate == 0
-    score = score_card(card, silent, frames)
+    _, unseen = halves(frames)
+    found, score = card(silent, frames, test=unseen)
+    assert found.rate == 0
     assert np.isnan(score.auroc)
     assert not score.beats_controls
     with pytest.raises(EvaluationError, match="give one per frame"):
-        describe_latent(0, silent[1:], frames)
+        describe_latents({0: silent[1:]}, frames)
+
+
+def test_card_refuses_other_numbers_of_rows_and_a_group_on_both_sides(frames: FrameTable) -> None:
+    values = np.ones(len(frames.groups))
+    with pytest.raises(EvaluationError, match="give one per frame"):
+        card(values[1:], frames, test=values > 0)
+    half = np.arange(len(values)) % 2 == 0
+    with pytest.raises(EvaluationError, match="group 'g0' is on both sides of the test; keep groups whole"):
+        card(values, frames, test=half)
 
 
 def test_predict_falls_with_the_distance_from_a_range(frames: FrameTable) -> None:
@@ -224,9 +229,10 @@ def test_card_of_a_latent_that_fires_in_the_silence_before_loud_voices_does_not_
     voiced = {
         name: np.where(silent, np.nan, rng.normal(size=len(clips))) for name, d in DESCRIPTORS.items() if d.voiced
     }
-    card = describe_latent(0, activations, replace(frames, descriptors={**frames.descriptors, **voiced, **known}))
-    assert card.voicing == "unvoiced"
-    assert not [one for one in card.ranges if one.descriptor == "level_db" and one.low > -60]
+    table = replace(frames, descriptors={**frames.descriptors, **voiced, **known})
+    found = describe_latents({0: activations}, table)[0]
+    assert found.voicing == "unvoiced"
+    assert not [one for one in found.ranges if one.descriptor == "level_db" and one.low > -60]
 
 
 def test_silent_frames_are_those_far_below_the_loudest_of_their_clip() -> None:

@@ -7,7 +7,7 @@
   `crossed_shares`, `curve_agreement`: its statistics
 - `temporal_profile`: lag after sound onsets, duration, persistence, modulation spectrum
 - `describe_latents`, `score_cards`: when latents fire in words, and blind scores on unseen groups beside controls, all
-  tested as one family; `describe_latent`, `score_card`: the same of one latent
+  tested as one family; `card`: the same of one latent
 - `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
 - `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
 - `intervene`: change latents at a layer and run on; `mean_effects`, `side_effect`: what readouts of concepts show then
@@ -58,12 +58,13 @@ from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, 
 from otoscope.explain.cards import (
     CardScore,
     FrameTable,
+    LatentCard,
     LatentDescription,
-    describe_latent,
+    card,
     describe_latents,
     embedding_auroc,
+    frame_table,
     intruder_score,
-    score_card,
     score_cards,
 )
 from otoscope.explain.causal_curves import (
@@ -125,6 +126,7 @@ __all__ = [
     "Example",
     "Firing",
     "FrameTable",
+    "LatentCard",
     "LatentChoice",
     "LatentDescription",
     "LatentFamilies",
@@ -149,6 +151,7 @@ __all__ = [
     "VoiceSetting",
     "annotation_tables",
     "attribute",
+    "card",
     "card_tables",
     "causal_curves",
     "choose_class_latents",
@@ -160,7 +163,6 @@ __all__ = [
     "curve_agreement",
     "describe_clips",
     "describe_frames",
-    "describe_latent",
     "describe_latents",
     "diagonal_dominance",
     "embedding_auroc",
@@ -170,6 +172,7 @@ __all__ = [
     "firing_by_class",
     "fit_readouts",
     "flipped_by_ablation",
+    "frame_table",
     "gain_sums",
     "gather_frames",
     "index_inputs",
@@ -192,7 +195,6 @@ __all__ = [
     "response_curve",
     "retained",
     "rotated_regions",
-    "score_card",
     "score_cards",
     "score_labels",
     "score_shares",

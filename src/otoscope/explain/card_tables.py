@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from otoscope.explain.cards import (
     LatentDescription,
     describe_latents,
     embedding_auroc,
+    frame_table,
     intruder_score,
     score_cards,
 )
@@ -79,17 +80,11 @@ def gather_frames(
     """Return the described frames of clips of an index as one table."""
     counts = [len(one.values) for one in described]
     clip = np.repeat(np.asarray(clips), counts)
-    values = np.concatenate([one.values for one in described])
     first = np.concatenate([index.first_rows[i] + np.arange(n) for i, n in zip(clips, counts, strict=True)])
     split = np.asarray(splits)[clip]
-    frames = FrameTable(
-        descriptors={name: values[:, column] for column, name in enumerate(DESCRIPTORS)},
-        spectra=np.concatenate([one.spectra for one in described]),
-        labels={name: np.asarray(classes)[clip] for name, classes in labels.items()},
-        groups=np.asarray(groups)[clip],
-        clips=clip,
-    )
-    return DescribedClips(frames, first, split == "test", split != "train")
+    of_clips = {name: [classes[i] for i in clips] for name, classes in labels.items()}
+    frames = frame_table(described, groups=[groups[i] for i in clips], labels=of_clips)
+    return DescribedClips(replace(frames, clips=clip), first, split == "test", split != "train")
 
 
 def card_tables(

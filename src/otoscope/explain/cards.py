@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
-from otoscope.explain.frame_descriptors import DESCRIPTORS, pitch_hz
+from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames, pitch_hz
 from otoscope.explain.response_curves import (
     ResponseCurve,
     group_members,
@@ -89,6 +89,21 @@ class FrameTable:
         return np.isfinite(self.descriptors["f0_semitones"])
 
 
+def frame_table(
+    described: Sequence[DescribedFrames], *, groups: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None
+) -> FrameTable:
+    """Return the described frames of clips as one table; groups and labels are given per clip."""
+    counts = [len(one.values) for one in described]
+    values = np.concatenate([one.values for one in described])
+    return FrameTable(
+        descriptors={name: values[:, column] for column, name in enumerate(DESCRIPTORS)},
+        spectra=np.concatenate([one.spectra for one in described]),
+        labels={name: np.repeat(np.asarray(classes), counts) for name, classes in (labels or {}).items()},
+        groups=np.repeat(np.asarray(groups), counts),
+        clips=np.repeat(np.arange(len(described)), counts),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentDescription:
     """When a latent fires, in numbers; `sentence` puts them into words.
@@ -142,11 +157,6 @@ def _spread(values: Float[np.ndarray, " rows"]) -> float:
     """Return the standard deviation of the known values, the width over which a range without one end falls."""
     spread = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0
     return max(spread, 1e-9)
-
-
-def describe_latent(latent: int, activations: Float[np.ndarray, " rows"], frames: FrameTable) -> LatentDescription:
-    """Return the description of a single latent, as `describe_latents` does."""
-    return describe_latents({latent: activations}, frames)[latent]
 
 
 def describe_latents(
@@ -213,17 +223,6 @@ class CardScore(NamedTuple):
         return math.isfinite(self.low) and self.low > max([0.5, *controls])
 
 
-def score_card(
-    card: LatentDescription,
-    activations: Float[np.ndarray, " rows"],
-    frames: FrameTable,
-    *,
-    others: Sequence[LatentDescription] = (),
-) -> CardScore:
-    """Return the blind score of a single card, as `score_cards` does; `others` are cards of other latents."""
-    return _tested_scores([_score(card, activations, frames, others)])[0]
-
-
 def score_cards(
     cards: Sequence[LatentDescription], activations: Sequence[Float[np.ndarray, " rows"]], frames: FrameTable
 ) -> list[CardScore]:
@@ -238,6 +237,42 @@ def score_cards(
             for card, own in zip(cards, activations, strict=True)
         ]
     )
+
+
+class LatentCard(NamedTuple):
+    """When a latent fires, in words and numbers, and the blind score of that on unseen groups."""
+
+    description: LatentDescription
+    score: CardScore
+
+
+def card(
+    activations: Float[np.ndarray, " rows"],
+    frames: FrameTable,
+    *,
+    test: Bool[np.ndarray, " rows"],
+    latent: int = 0,
+    others: Sequence[LatentDescription] = (),
+) -> LatentCard:
+    """Return the card of a single latent: written from the frames of some groups, scored on those of `test` groups.
+
+    Args:
+        activations: activation of the latent in each frame.
+        frames: descriptors, spectra, labels, groups and clips of these frames; see `frame_table`.
+        test: frames of the groups on which the card is scored.
+        latent: number of the latent.
+        others: cards of other latents, as a control.
+
+    Several latents are one family in every test: `describe_latents` and `score_cards` take them together. Raises
+    `EvaluationError` if the numbers of rows differ, or if a group has frames on both sides.
+    """
+    for one in (activations, test):
+        if len(one) != len(frames.groups):
+            raise EvaluationError(f"{len(one)} activations for {len(frames.groups)} frames; give one per frame")
+    if shared := set(frames.groups[test].tolist()) & set(frames.groups[~test].tolist()):
+        raise EvaluationError(f"group {sorted(shared)[0]!r} is on both sides of the test; keep groups whole")
+    written = describe_latents({latent: activations[~test]}, frames.take(~test))[latent]
+    return LatentCard(written, _tested_scores([_score(written, activations[test], frames.take(test), others)])[0])
 
 
 CARD_PERMUTATIONS = 50

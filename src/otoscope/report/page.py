@@ -129,7 +129,7 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         yield PageSection("plain", "Other protocol", "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
         yield PageSection(name, title, "text.html", () if figures[name] else (empty,), figures[name])
-    yield PageSection("gallery", "Gallery of latents", "gallery.html", shown)
+    yield PageSection("gallery", "Gallery of latents", "gallery.html", shown, figures["gallery"])
     yield from _explanations(run, figures)
     yield PageSection("methods", "Methods", "methods.html", methods.methods(run))
     yield PageSection("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
@@ -139,7 +139,9 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
 def _explanations(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[PageSection]:
     """Yield the sections on tables of `explain/` that were written."""
     if sentences := splice_sentences(run):
-        yield PageSection("splice", "The layer replaced by its reconstruction", "text.html", sentences)
+        yield PageSection(
+            "splice", "The layer replaced by its reconstruction", "text.html", sentences, figures["splice"]
+        )
     if transcripts := lens(run):
         yield PageSection("lens", "Transcripts from each layer", "text_and_table.html", transcripts, figures["lens"])
     if tested := interventions(run):
@@ -151,7 +153,9 @@ def _explanations(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iter
     if swept := sweeps(run):
         yield PageSection("sweeps", "Causal response curves", "text_and_table.html", swept, figures["sweeps"])
     if matched := matching(run):
-        yield PageSection("matching", "Latents of other dictionaries", "text_and_table.html", matched)
+        yield PageSection(
+            "matching", "Latents of other dictionaries", "text_and_table.html", matched, figures["matching"]
+        )
     if labels := annotated_labels(run):
         yield PageSection("annotated-labels", "Annotated labels", "annotated_labels.html", labels)
 

@@ -17,6 +17,7 @@ from otoscope.report.figures.classes import class_figures
 from otoscope.report.figures.factors import category_map, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.interventions import dose_response, erasure_matrix, lens, occlusion
+from otoscope.report.figures.latents import cards, matching, splice, temporal_profile
 from otoscope.report.figures.marks import series_names, with_series_names
 from otoscope.report.figures.responses import sweeps
 from otoscope.report.figures.strict import strict_figures
@@ -248,6 +249,9 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
         ],
         "categories": [category_map(results, run.categories)],
         "strict": [*strict_figures(results.rows)],
+        "gallery": [cards(run.explained("cards")), temporal_profile(run.explained("cards"))],
+        "splice": [splice(run.explained("splice"))],
+        "matching": [matching(run.explained("matches"))],
         "interventions": [dose_response(run.explained("interventions"))],
         "attribution": [occlusion(run.explained("occlusion"))],
         "lens": [lens(run.explained("lens"))],

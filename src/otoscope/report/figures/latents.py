@@ -1,0 +1,178 @@
+"""Figures of latents: blind scores of cards, timing, splices of the layer, and partners in other dictionaries."""
+
+import altair as alt
+import polars as pl
+
+from otoscope.report.figures.figure import Chart, Figure, Panel
+from otoscope.report.figures.marks import curve, intervals, layered, series_colour
+
+MAX_CARDS = 10
+"""Cards shown: those with the best blind scores."""
+
+SCORED = {
+    "auroc": "card",
+    "permuted_high": "firing moved to other clips, upper end",
+    "others": "cards of other latents",
+    "level": "level alone",
+}
+"""Names of the blind score and of its controls."""
+
+
+def cards(rows: pl.DataFrame | None) -> Figure | None:
+    """Return the blind scores of the best cards beside their controls; None without a score."""
+    if rows is None:
+        return None
+    best = rows.filter(pl.col("auroc").is_not_nan()).sort("auroc", descending=True).head(MAX_CARDS)
+    if best.is_empty():
+        return None
+    named = best.with_columns(pl.format("latent {}", "latent").alias("name"), pl.selectors.float().fill_nan(None))
+    order = named["name"].to_list()
+    data = named.unpivot(list(SCORED), index=["name", "low", "high", "sentence"], variable_name="series").with_columns(
+        pl.col("series").replace_strict(SCORED),
+        *(pl.when(pl.col("series") == "auroc").then(pl.col(end)).alias(end) for end in ("low", "high")),
+    )
+    title, y = "AUROC on test groups", alt.Y("name:N").title(None).sort(order)
+    base = alt.Chart(data).encode(y=y, color=series_colour(list(SCORED.values())))
+    x = alt.X("value:Q").title(title).scale(zero=False)
+    tips = [alt.Tooltip("series:N", title="score"), alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("sentence:N")]
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, tooltip=tips)
+    return Figure(
+        name="cards",
+        title="Blind scores of the best cards",
+        caption=(
+            f"The {best.height} cards with the best blind scores of {rows.height}. From the card alone, frames of test "
+            "groups are predicted within each group: area under the ROC curve, with its 95 % interval over groups, "
+            "beside three controls. A card beats its controls if its interval is above all of them."
+        ),
+        panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
+        table=rows,
+        height=26 * max(best.height, 4),
+        legend=list(SCORED.values()),
+    )
+
+
+TIMES = {
+    "lag_s": "rise after sound onsets (s)",
+    "duration_s": "median time of firing (s)",
+    "persistence_s": "persistence (s)",
+    "modulation_hz": "strongest modulation (Hz)",
+}
+"""Parts of the temporal profile, with their units."""
+
+
+def temporal_profile(rows: pl.DataFrame | None) -> Figure | None:
+    """Return lag, duration, persistence and modulation of the explained latents; None without rows."""
+    if rows is None or rows.is_empty():
+        return None
+    named = rows.with_columns(pl.format("latent {}", "latent").alias("name"), pl.selectors.float().fill_nan(None))
+    panels: list[Panel] = []
+    for column, title in TIMES.items():
+        shown = named.filter(pl.col(column).is_not_null()).sort(column)
+        if shown.is_empty():
+            continue
+        x, y = alt.X(f"{column}:Q").title(title), alt.Y("name:N").title(None).sort(shown["name"].to_list())
+        tips = [alt.Tooltip("name:N", title="latent"), alt.Tooltip(f"{column}:Q", format=".3f")]
+        points = alt.Chart(shown).mark_point(filled=True, size=60, opacity=1)
+        panels.append(Panel(layered(points.encode(x=x, y=y, tooltip=tips)), title))
+    if not panels:
+        return None
+    return Figure(
+        name="temporal-profile",
+        title="When latents fire",
+        caption=(
+            "Time from a sound onset to half of the rise, median length of uninterrupted firing, time in which the "
+            "autocorrelation of the activation falls to 1/e, and the rate with the largest power of its fluctuation."
+        ),
+        panels=panels,
+        table=rows.select("latent", *TIMES, "onsets", "syllable_share"),
+        height=22 * max(rows.height, 4),
+    )
+
+
+SUBSTITUTES = {
+    "sae": "reconstruction",
+    "principal_components": "k principal components",
+    "random_atoms": "random atoms",
+}
+QUANTITIES = {
+    "cosine": "cosine of the last layer",
+    "probe_accuracy": "probe accuracy: {target}",
+    "word_error_rate": "word error rate",
+    "words_found": "words found",
+}
+
+
+def splice(rows: pl.DataFrame | None) -> Figure | None:
+    """Return the recovered shares of a layer's substitutes by k, one panel per quantity; None without a share."""
+    if rows is None:
+        return None
+    known = rows.filter(pl.col("recovered").is_not_nan(), pl.col("substitute").is_in(list(SUBSTITUTES)))
+    data = known.with_columns(
+        pl.col("substitute").replace_strict(SUBSTITUTES).alias("series"), pl.selectors.float().fill_nan(None)
+    )
+    names = [name for name in SUBSTITUTES.values() if name in set(data["series"])]
+    panels = [
+        Panel(_shares(part, names), QUANTITIES[part["quantity"][0]].format(target=part["target"][0]))
+        for part in data.partition_by("quantity", "target", maintain_order=True)
+    ]
+    if not panels:
+        return None
+    return Figure(
+        name="splice",
+        title="Share that the encoder recovers with the layer replaced",
+        caption=(
+            "0: as with the layer's mean frame, 1: as with the untouched layer, by the number of active latents per "
+            "frame k, with 95 % intervals over groups, clipped to -0.5 and 1.5. Quantities that the mean frame does "
+            "not harm beyond noise have no share."
+        ),
+        panels=panels,
+        table=rows,
+        height=220,
+        legend=names,
+    )
+
+
+def _shares(rows: pl.DataFrame, names: list[str]) -> Chart:
+    clipped = rows.with_columns(pl.col("low", "high").clip(-0.5, 1.5))
+    base = alt.Chart(clipped).encode(x=alt.X("k:O").title("k"), color=series_colour(names))
+    title = "share recovered"
+    y = alt.Y("recovered:Q").title(title).scale(domain=[-0.5, 1.5], clamp=True)
+    tips = [alt.Tooltip("series:N", title="substitute"), alt.Tooltip("k:O")]
+    tips += [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("recovered", "value", "untouched", "ablated")]
+    return layered(*intervals(clipped, base, title), *curve(base, y, tips))
+
+
+PARTNERS = {"correlation": "partner", "null_high": "largest of the null"}
+MAX_POINTS = 200
+"""Latents drawn per curve, evenly spaced by rank."""
+
+
+def matching(rows: pl.DataFrame | None) -> Figure | None:
+    """Return the correlation of latents with their partners beside the null, one panel per dictionary."""
+    if rows is None or rows.is_empty():
+        return None
+    panels: list[Panel] = []
+    for part in rows.partition_by("other", maintain_order=True):
+        curves: list[pl.DataFrame] = []
+        for column, series in PARTNERS.items():
+            ranked = part.select(value=pl.col(column)).sort("value", descending=True).with_row_index("rank")
+            step = max(ranked.height // MAX_POINTS, 1)
+            share = (pl.col("rank") + 0.5) / ranked.height
+            curves.append(ranked.gather_every(step).select("value", share=share, series=pl.lit(series)))
+        base = alt.Chart(pl.concat(curves)).encode(
+            x=alt.X("share:Q").title("share of latents").axis(format="~%"), color=series_colour(list(PARTNERS.values()))
+        )
+        y = alt.Y("value:Q").title("correlation over clips").scale(domain=[0, 1], clamp=True)
+        panels.append(Panel(layered(base.mark_line(strokeWidth=2).encode(y=y)), part["other"][0]))
+    return Figure(
+        name="matching",
+        title="Latents and their partners in other dictionaries",
+        caption=(
+            "Correlation of the mean codes over clips of each latent and its one-to-one partner, sorted, beside the "
+            "largest correlation of the latent with random mixtures of the other code and with other clips, sorted."
+        ),
+        panels=panels,
+        table=rows,
+        height=200,
+        legend=list(PARTNERS.values()),
+    )
