@@ -239,7 +239,7 @@ def score_cards(
     )
 
 
-class LatentCard(NamedTuple):
+class ScoredDescription(NamedTuple):
     """When a latent fires, in words and numbers, and the blind score of that on unseen groups."""
 
     description: LatentDescription
@@ -253,7 +253,7 @@ def card(
     test: Bool[np.ndarray, " rows"],
     latent: int = 0,
     others: Sequence[LatentDescription] = (),
-) -> LatentCard:
+) -> ScoredDescription:
     """Return the card of a single latent: written from the frames of some groups, scored on those of `test` groups.
 
     Args:
@@ -272,7 +272,9 @@ def card(
     if shared := set(frames.groups[test].tolist()) & set(frames.groups[~test].tolist()):
         raise EvaluationError(f"group {sorted(shared)[0]!r} is on both sides of the test; keep groups whole")
     written = describe_latents({latent: activations[~test]}, frames.take(~test))[latent]
-    return LatentCard(written, _tested_scores([_score(written, activations[test], frames.take(test), others)])[0])
+    return ScoredDescription(
+        written, _tested_scores([_score(written, activations[test], frames.take(test), others)])[0]
+    )
 
 
 CARD_PERMUTATIONS = 50
