@@ -486,11 +486,12 @@ def _write_statistics(folder: Path, blocks: Sequence[IndexFile], first_rows: NDA
     for block in blocks:
         with _mapped(folder / block["file"]) as file:
             values, rows, offsets = (file.get_tensor(name) for name in ("values", "rows", "latent_offsets"))
-        clip = np.searchsorted(first_rows, rows, side="right")
-        begins = np.ones(len(rows) + 1, dtype=np.int64)  # rows of a latent are in order: a clip begins where it changes
+        clip = np.searchsorted(first_rows, rows, side="right").astype(np.int32)
+        begins = np.ones(len(rows) + 1, dtype=bool)  # rows of a latent are in order: a clip begins where it changes
         begins[1:-1] = clip[1:] != clip[:-1]
-        begins[offsets] = 1
-        clips = np.diff(np.concatenate([[0], np.cumsum(begins[:-1])])[offsets])
+        begins[offsets] = True
+        counted = np.cumsum(begins, dtype=np.int32)
+        clips = np.diff(np.append(0, counted[:-1])[offsets])
         for at, (start, stop) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
             active = np.sort(values[start:stop].astype(np.float64) * block["scale"])
             size = float(active.mean()) if active.size else float("nan")
