@@ -122,6 +122,10 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
         ({}, r"corpus\.kind is missing; Known: folder, fsdd, manifest, synth, vocalset"),
         ({"kind": "foldr", "root": "x"}, "no corpus kind 'foldr'; did you mean folder"),
         ({"kind": 3}, "no corpus kind 3"),
+        (
+            {"kind": "synth", "tiers": ["words"]},
+            "corpus: tiers chooses among annotations; set annotations to their folder",
+        ),
         ({"kind": "fsdd"}, r"corpus\.root is missing \(folder of the recordings\)"),
         ({"kind": "fsdd", "root": "x", "take": 5}, r"unknown key corpus\.take; did you mean takes"),
         ({"kind": "fsdd", "root": "x", "takes": 0}, r"corpus\.takes: .*greater than or equal to 1; got 0"),

@@ -34,7 +34,7 @@ def test_columns_missing_values_and_shortened_segments_are_printed(
     printed = stage(capsys, table, text)
     assert "groups: 4 groups (column site)" in printed
     assert "labels: species (2 classes, 1 missing)" in printed
-    assert "factors: temperature_c (8 missing)" in printed
+    assert "factors: temperature_c (the same for all, 8 missing)" in printed
     assert "4 segments ended up to 7 ms after the recording and were shortened" in printed
     again = stage(capsys, table, text)
     assert "corpus: up to date" in again

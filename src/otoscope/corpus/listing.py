@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, ClassVar, NamedTuple
 
 import polars as pl
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from otoscope.corpus.audio import EXTENSIONS
 from otoscope.corpus.containers import sniff
@@ -86,6 +86,12 @@ class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=Fals
     def annotation_folder(self, cache: Path) -> Path | None:  # noqa: ARG002
         """Return the folder of the annotations; a generated corpus has them in `cache`."""
         return self.annotations
+
+    @model_validator(mode="after")
+    def _tiers_of_annotations(self) -> "CorpusSpec":
+        if self.tiers and self.annotations is None:
+            raise ValueError("tiers chooses among annotations; set annotations to their folder, or remove tiers")
+        return self
 
     @abstractmethod
     def listing(self, cache: Path, *, on_progress: ProgressCallback | None = None) -> Listing:

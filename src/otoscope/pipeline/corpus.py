@@ -137,6 +137,7 @@ def _columns(listing: Listing, corpus: Corpus) -> list[str]:
             facts = (
                 [count(values.n_unique() - (values.null_count() > 0), "class", "classes")] if kind == "label" else []
             )
+            facts += ["the same for all"] if kind == "factor" and values.drop_nulls().n_unique() == 1 else []
             facts += [f"{values.null_count():,} missing"] if values.null_count() else []
             shown.append(name + (f" ({', '.join(facts)})" if facts else ""))
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
