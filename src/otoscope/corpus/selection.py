@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ import polars as pl
 from pydantic import BeforeValidator, Field
 
 from otoscope.corpus.listing import EACH, CorpusSpec, Listing
-from otoscope.errors import CorpusError
+from otoscope.errors import CorpusError, quote
 from otoscope.formatting import count
 
 MAX_CHANNELS = 1024
@@ -47,13 +47,20 @@ class SelectableCorpus(CorpusSpec, frozen=True, extra="forbid"):
         included = not self.include or any(fnmatchcase(path, pattern) for pattern in self.include)
         return included and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
 
-    def require_chosen(self, chosen: int, *, of: int) -> None:
-        """Raise `CorpusError` if `include` and `exclude` leave no path."""
-        if of and not chosen:
+    def require_chosen(self, paths: Sequence[str]) -> list[str]:
+        """Return warnings about patterns that match no path; raise `CorpusError` if they leave none."""
+        if paths and not any(map(self.is_chosen, paths)):
             raise CorpusError(
-                f"include {list(self.include)} and exclude {list(self.exclude)} leave none of {count(of, 'path')};"
-                " paths are relative to the root, and `*` also matches `/`"
+                f"include {list(self.include)} and exclude {list(self.exclude)} leave none of"
+                f" {count(len(paths), 'path')}, such as {paths[0]}; paths are relative to the root, `*` also matches"
+                " `/`, and upper and lower case differ"
             )
+        return [
+            f"warning: {key}: {quote(pattern)} matches no path, such as {paths[0]}"
+            for key, patterns in (("include", self.include), ("exclude", self.exclude))
+            for pattern in patterns
+            if paths and not any(fnmatchcase(path, pattern) for path in paths)
+        ]
 
 
 def choose_clips(listing: Listing, *, take: int | None, max_clips: int | None) -> Listing:

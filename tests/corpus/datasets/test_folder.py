@@ -141,3 +141,17 @@ def test_folders_without_sound_are_named(record, tmp_path):
     (tmp_path / "rec" / "robin" / "empty").mkdir(parents=True)
     (tmp_path / "rec" / ".cache").mkdir()
     assert FolderCorpus(root=tmp_path / "rec").listing(tmp_path).notes == ("no sound in 1 folder: robin",)
+
+
+def test_patterns_and_names_that_match_nothing_are_named(root):
+    spec = FolderCorpus(root=root, include=("b*", "x*"), exclude=("*.WAV",))
+    warnings = [note for note in spec.listing(root).notes if note.startswith("warning: ")]
+    assert warnings == [
+        "warning: include: 'x*' matches no path, such as belt/ann/ann_1.wav",
+        "warning: exclude: '*.WAV' matches no path, such as belt/ann/ann_1.wav",
+    ]
+    pattern = r"(?P<group>[a-z]+)_(?P<label_take>\d)"
+    spec = FolderCorpus(root=root, pattern=pattern, names={"take": {"1": "one", "2": "two", "3": "three"}})
+    assert "names.take has words for codes that are in no path: 3" in spec.listing(root).notes
+    with pytest.raises(CorpusError, match=r"leave none of 3 paths, such as belt.*upper and lower case differ"):
+        FolderCorpus(root=root, include=("*.WAV",)).listing(root)

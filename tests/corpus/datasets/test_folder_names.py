@@ -55,7 +55,8 @@ def test_apply_names_keeps_codes_without_a_word_and_names_them() -> None:
     codes = pl.Series(["01", "02", None, "03"])
     words, notes = apply_names("label_emotion", codes, {"01": "neutral", "02": "calm", "09": "?"})
     assert words.to_list() == ["neutral", "calm", None, "03"]
-    assert notes == ["names.emotion has no word for 03: kept as they are"]
+    unused = "names.emotion has words for codes that are in no path: 09"
+    assert notes == ["names.emotion has no word for 03: kept as they are", unused]
     with pytest.raises(CorpusError, match="it names 1, 2; the paths have 01, 02, 03"):
         apply_names("label_emotion", codes, {"1": "neutral", "2": "calm"})
 

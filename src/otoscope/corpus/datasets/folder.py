@@ -119,7 +119,7 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         """List the audio files under `root`; set aside files that `pattern` or `group_pattern` does not match."""
         files = find_audio(self.root)
         paths = [path for path in files.paths if self.is_chosen(path)]
-        self.require_chosen(len(paths), of=len(files.paths))
+        unused = self.require_chosen(files.paths)
         fields = self._fields(paths)
         groups, reasons = self._groups(paths, fields), self._reasons(len(paths), fields)
         unmatched = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
@@ -144,7 +144,7 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             listing_table(rows),
             files.set_aside.vstack(set_aside_table(unmatched.items())),
             group_source=self._group_source(fields),
-            notes=(*files.notes, *notes),
+            notes=(*files.notes, *notes, *unused),
         )
 
     def _fields(self, paths: list[str]) -> pl.DataFrame:
@@ -261,7 +261,10 @@ def as_factor(name: str, values: pl.Series, paths: Sequence[str]) -> pl.Series:
 
 
 def apply_names(column: str, codes: pl.Series, names: Mapping[str, str]) -> tuple[pl.Series, list[str]]:
-    """Return codes as words, with a note on codes without a word; raise `CorpusError` if no code has one."""
+    """Return codes as words, with notes on codes without a word, and on words without a code.
+
+    Raises `CorpusError` if no code has a word.
+    """
     label = column.removeprefix("label_")
     present = set(codes.drop_nulls())
     without = sorted(present - names.keys())
@@ -271,6 +274,8 @@ def apply_names(column: str, codes: pl.Series, names: Mapping[str, str]) -> tupl
             f" have {_some(without)}"
         )
     notes = [f"names.{label} has no word for {_some(without)}: kept as they are"] if without else []
+    if unused := sorted(names.keys() - present):
+        notes.append(f"names.{label} has words for codes that are in no path: {_some(unused)}")
     return codes.replace(dict(names)), notes
 
 

@@ -74,7 +74,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         )
         usable = ~cells["path"].is_in(list(paths.unusable))
         chosen = clips["path"].map_elements(self.is_chosen, return_dtype=pl.Boolean())
-        self.require_chosen(int(chosen.sum()), of=clips.height)
+        unused = self.require_chosen(clips["path"].to_list())
         is_possible = ~pl.int_range(clips.height, eager=True).is_in(list(impossible))
         _require_unique(table, clips.with_row_index("row").filter(usable & chosen & is_possible))
         set_aside = [(printable(path, lines=False), reason) for path, reason in paths.unusable.items()]
@@ -87,7 +87,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             clips.filter(usable & chosen & is_possible),
             set_aside_table(set_aside),
             group_source="each file" if group == "path" else f"column {group}",
-            notes=(*table.notes, *columns.notes, *_notes_of_missing(cells)),
+            notes=(*table.notes, *columns.notes, *_notes_of_missing(cells), *unused),
         )
 
     def _read(self) -> TextTable:
