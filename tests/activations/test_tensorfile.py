@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +77,17 @@ def test_a_missing_file_and_a_missing_tensor_are_named(tmp_path: Path):
         map_tensor(tmp_path / "a.safetensors", "pooled")
     with pytest.raises(DamagedArtifact, match=r"b\.safetensors is not a whole"):
         map_tensor(tmp_path / "b.safetensors", "frames")
+
+
+def test_to_float32_starts_no_threads():
+    # PyTorch's threads wait for more work in a loop, and take the cores from training
+    code = """
+import numpy as np, psutil, torch
+from otoscope.activations.tensorfile import to_float32
+before = psutil.Process().num_threads()
+to_float32(np.ones((1024, 768), np.float16), "float16")
+print(psutil.Process().num_threads() - before)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from otoscope import ArrayRows, BatchTopK, JumpReLU, SparseAutoencoder, TopK, TrainConfig
+from otoscope import ArrayRows, BatchTopK, Gated, JumpReLU, SparseAutoencoder, TopK, TrainConfig
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.sae import kernel_step
 from otoscope.sae.bank import load_progress, save_progress
@@ -92,6 +92,25 @@ def test_kernel_stepper_has_the_gradients_of_autograd_when_it_multiplies_matrice
     config, shape = TrainConfig(aux_coefficient=0.5, **levels), {"width": 24, "latents": 64, "rows": 100}
     assert has_dense_level(taken(KernelStepper, sparsifier(30), config, biases=biases, **shape)[1])
     assert_same_steps(lambda: sparsifier(30), config, biases=biases, **shape)
+
+
+@pytest.mark.parametrize(("aux", "frozen", "biases"), [(0.5, False, True), (0.5, True, True), (0.0, False, False)])
+@pytest.mark.parametrize("prefixes", [(1.0,), (0.25, 1.0)])
+@pytest.mark.parametrize("sparsifier", [JumpReLU, Gated])
+def test_kernel_stepper_has_the_gradients_of_autograd_for_thresholds(sparsifier, prefixes, aux, frozen, biases):
+    config = TrainConfig(prefixes=prefixes, frozen_decoder=frozen, aux_coefficient=aux, weight_decay=0.1)
+
+    def make():
+        made = sparsifier(8, 64, penalty_weight=0.02).double()
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.copy_(torch.linspace(-0.3, 0.3, 64))
+        return made
+
+    shape = {"width": 24, "latents": 64, "rows": 50, "biases": biases, "unit_norm": biases}
+    state = taken(KernelStepper, make(), config, **shape)[1].state()
+    assert all(state[name].any() for name in state if name.startswith("sparsifier."))
+    assert_same_steps(make, config, **shape)
 
 
 def has_dense_level(stepper: KernelStepper) -> bool:
@@ -216,6 +235,32 @@ def test_kernel_stepper_bytes_do_not_depend_on_threads(k, rows, sparsifier, prec
         assert all(torch.equal(value, results[0][1][name]) for name, value in arrays.items())
 
 
+@pytest.mark.parametrize("sparsifier", [JumpReLU, Gated])
+def test_kernel_stepper_bytes_do_not_depend_on_threads_for_thresholds(sparsifier):
+    results = []
+    for threads in (1, 2, 3):
+        made = sparsifier(5, 70)
+        for parameter in made.parameters():
+            torch.nn.init.constant_(parameter, -0.5)
+        sae = SparseAutoencoder(41, 70, made).train()
+        stepper = KernelStepper(sae, TrainConfig(aux_coefficient=0.1), dead_window_rows=400, threads=threads)
+        for step in range(5):
+            stepper.step(batch(step, rows=200, width=41, dtype=torch.float32), learning_rate=1e-3)
+        results.append({**sae.state_dict(), **stepper.state()})
+    for arrays in results[1:]:
+        assert all(torch.equal(value, results[0][name]) for name, value in arrays.items())
+
+
+@pytest.mark.parametrize("sparsifier", ["jumprelu", "gated"])
+def test_kernel_stepper_matches_the_error_of_torch_for_thresholds(sparsifier: str) -> None:
+    preset = CONFIG.model_copy(update={"sparsifier": sparsifier})
+    errors = [
+        [trained(started(e, preset=preset, k=k, seed=s)) for k in (8, 16) for s in range(4)]
+        for e in (KernelStepper, TorchStepper)
+    ]
+    assert np.mean(np.divide(*errors)) == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize("stepper", [KernelStepper, TorchStepper])
 def test_kernel_stepper_resumed_run_ends_in_the_same_bytes(stepper, tmp_path: Path) -> None:
     preset = CONFIG.model_copy(update={"k_shares": BUDGETS, "sufficient_share": 0.9})
@@ -287,8 +332,8 @@ def test_pick_stepper_unsupported_settings_use_torch() -> None:
     temporal = TrainConfig(temporal=0.1)
     assert not is_supported(sae, temporal)
     assert isinstance(pick_stepper(sae, temporal, dead_window_rows=100), TorchStepper)
-    jump = SparseAutoencoder(8, 32, JumpReLU(4, 32), seed=0)
-    assert isinstance(pick_stepper(jump, TrainConfig(), dead_window_rows=100), TorchStepper)
+    dense = SparseAutoencoder(8, 32, JumpReLU(5, 32), seed=0)
+    assert isinstance(pick_stepper(dense, TrainConfig(), dead_window_rows=100), TorchStepper)
     with pytest.raises(ConfigError, match="use TorchStepper"):
         KernelStepper(sae, temporal, dead_window_rows=100)
 

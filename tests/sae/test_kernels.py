@@ -16,7 +16,7 @@ WIDTHS = [1, 2, 7, 16, 33, 768]
 def chosen(values, k, *, guess=0):
     pre = np.array(values, np.float32 if np.asarray(values).dtype != np.float64 else np.float64)
     line = np.zeros(-(-len(pre) // kernel_selection.BLOCK) * kernel_selection.BLOCK, pre.dtype)
-    kernel_selection.rectify(pre, np.zeros_like(pre), line[: len(pre)])
+    kernel_selection.rectify(pre, *np.zeros((2, len(pre)), pre.dtype), line[: len(pre)])
     keys = line.view(np.int32 if line.dtype == np.float32 else np.int64)
     places, kept = np.zeros(len(line), np.int32), np.zeros(len(line), keys.dtype)
     count, _ = kernel_selection.choose(keys, k, guess, STEP, places, kept)

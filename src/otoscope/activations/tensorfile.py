@@ -22,6 +22,7 @@ from torch import Tensor
 
 from otoscope.activations.storage import Storage
 from otoscope.errors import DamagedArtifact
+from otoscope.hardware import one_thread
 
 
 class Precision(NamedTuple):
@@ -61,7 +62,8 @@ def to_float32(stored: NDArray[Any], dtype: str) -> Float[np.ndarray, "*axes"]:
     array([1.], dtype=float32)
     """
     if stored.dtype == np.float16:  # PyTorch is twenty times as fast as NumPy
-        return torch.from_numpy(np.require(stored, requirements=["C", "W"])).float().numpy()
+        with one_thread():  # others would wait for more work in a loop, which takes cores from training
+            return torch.from_numpy(np.require(stored, requirements=["C", "W"])).float().numpy()
     if dtype != "bfloat16":
         return stored.astype(np.float32, copy=False)
     bits = stored.astype(np.uint32)

@@ -45,12 +45,15 @@ def lowest_bit(_context: Any, _bits: Any) -> Any:
 
 
 @njit(**COMPILED)
-def rectify(pre: Array, bias: Array, line: Array) -> None:
-    """Write `max(pre + bias, 0)` to `line`; NaN becomes 0. `pre` holds floats, or bfloat16 as `uint16`."""
+def rectify(pre: Array, bias: Array, lower: Array, line: Array) -> None:
+    """Write `pre + bias` to `line` where it is above `lower`, else 0, also for NaN.
+
+    `pre` holds floats, or bfloat16 as `uint16`.
+    """
     zero = line.dtype.type(0)
     for j in range(line.shape[0]):
         value = bfloat_value(pre[j]) + bias[j]
-        line[j] = value if value > zero else zero
+        line[j] = value if value > lower[j] else zero
 
 
 @njit(**COMPILED)
@@ -127,8 +130,8 @@ def choose(keys: Array, k: int, guess: int, step: int, places: Array, chosen: Ar
 
 @njit(**COMPILED)
 def select_rows(
-    pre: Array, bias: Array, among: Array, ends: Array, budgets: Array, entries: Entries, scratch: Scratch, step: int,
-    first: int,
+    pre: Array, bias: Array, lower: Array, among: Array, ends: Array, budgets: Array, entries: Entries,
+    scratch: Scratch, step: int, first: int,
 ) -> None:  # fmt: skip
     """Choose the `budgets[-1]` largest latents of every row of `pre`, which start at row `first` of the batch.
 
@@ -137,7 +140,7 @@ def select_rows(
     """
     guess, k = 0, int(budgets[budgets.shape[0] - 1])
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
+        rectify(pre[i], bias, lower, scratch.codes)
         for j in range(among.shape[0]):
             scratch.codes[j] *= among[j]
         guess = write_chosen(first + i, k, guess, step, ends, budgets, entries, scratch)
@@ -189,20 +192,36 @@ def bound_levels(bounds: Array, latent: Array, ends: Array, count: int) -> None:
 
 
 @njit(**COMPILED)
-def count_rows(pre: Array, bias: Array, limit: int, counts: Array, scratch: Scratch, first: int) -> None:
+def bound_rows(bounds: Array, latent: Array, ends: Array, starts: Array, first: int, last: int) -> None:
+    """Set the bounds of the levels of listed rows, whose entries start at `starts`."""
+    for row in range(first, last):
+        bounds[row, 0] = starts[row]
+        bound_levels(bounds[row], latent, ends, starts[row + 1] - starts[row])
+
+
+@njit(**COMPILED)
+def count_rows(pre: Array, bias: Array, lower: Array, limit: int, counts: Array, scratch: Scratch, first: int) -> None:
     """Count the keys of each row that are at least `limit`."""
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
+        rectify(pre[i], bias, lower, scratch.codes)
         counts[first + i] = count_at_least(scratch.keys, limit)
 
 
 @njit(**COMPILED)
 def list_rows(
-    pre: Array, bias: Array, limit: int, starts: Array, latent: Array, keys: Array, scratch: Scratch, first: int
+    pre: Array,
+    bias: Array,
+    lower: Array,
+    limit: int,
+    starts: Array,
+    latent: Array,
+    keys: Array,
+    scratch: Scratch,
+    first: int,
 ) -> None:
     """List the latents and keys of each row that are at least `limit`, ascending, from `starts[row]`."""
     for i in range(pre.shape[0]):
-        rectify(pre[i], bias, scratch.codes)
+        rectify(pre[i], bias, lower, scratch.codes)
         count, start = positions_at_least(scratch.keys, limit, scratch.places), starts[first + i]
         for n in range(count):
             latent[start + n] = scratch.places[n]

@@ -1,6 +1,6 @@
 """Optimiser step with compiled kernels: dense encoder product in PyTorch, everything else on active entries only.
 
-`KernelStepper` supports TopK and BatchTopK on the CPU; `pick_stepper` chooses the faster stepper for a model.
+`KernelStepper` supports TopK, BatchTopK, JumpReLU and Gated on the CPU; `pick_stepper` chooses the stepper of a model.
 """
 
 import time
@@ -18,10 +18,22 @@ from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.hardware import Team, available_threads, one_thread
 from otoscope.sae import kernel_selection, kernels
 from otoscope.sae.config import TrainConfig
+from otoscope.sae.kernel_thresholds import (
+    Limits,
+    ThresholdSums,
+    empty_sums,
+    gate_cost,
+    gated_slopes,
+    jump_slopes,
+    set_codes,
+    step_limits,
+    threshold_gradients,
+)
 from otoscope.sae.kernels import AdamNumbers, Array, ByLatent, Dense, Entries, GradientSums, Parameter, Scratch
-from otoscope.sae.losses import level_budgets, prefix_ends
+from otoscope.sae.losses import GATHER_RATIO, level_budgets, prefix_ends
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import Losses, Stepper, TorchStepper, require_counters
+from otoscope.sae.sparsifiers.penalised import Gated, JumpReLU
 from otoscope.sae.sparsifiers.topk import BatchTopK, TopK
 
 BETA1, EPSILON = 0.9, 1e-8
@@ -66,9 +78,11 @@ def pick_stepper(
 
 def is_supported(sae: SparseAutoencoder, config: TrainConfig) -> bool:
     """Return whether the kernels support a model and its configuration."""
+    sparsifier = sae.sparsifier
+    few = isinstance(sparsifier, JumpReLU | Gated) and sparsifier.k * GATHER_RATIO <= sae.latents
     on_cpu = sae.device.type == "cpu" and sae.encoder.dtype in (torch.float32, torch.float64)
     plain = not config.temporal and config.min_atom_cosine is None and sae.archetypes is None
-    return type(sae.sparsifier) in (TopK, BatchTopK) and plain and on_cpu
+    return (type(sparsifier) in (TopK, BatchTopK) or few) and plain and on_cpu
 
 
 @cache
@@ -221,12 +235,16 @@ class Workspace:
     pre: list[Tensor]
     """Pre-activations: of one chunk per thread, or of the whole batch."""
     whole: bool
+    thresholds: ThresholdSums
+    """Without entries for TopK and BatchTopK."""
+    gates: Entries
+    """Gated: open gates, as entries without levels."""
     scratch: list[Scratch]
     sums: Array
 
 
 class KernelStepper:
-    """Stepper for TopK and BatchTopK that updates the model's parameters in place.
+    """Stepper for TopK and BatchTopK, and for JumpReLU and Gated with few active latents; updates parameters in place.
 
     The errors of Matryoshka prefixes and of several budgets (`k_shares`), AuxK and a frozen decoder are supported.
     Weights, moments and sums have the model's precision. `precision` is that of products, to which their operands and
@@ -247,10 +265,13 @@ class KernelStepper:
     ) -> None:
         if not is_supported(sae, config):
             raise ConfigError(
-                "KernelStepper supports only TopK and BatchTopK on the CPU, without temporal contrast, bounded "
-                f"atoms and archetypes, got {sae!r}; use TorchStepper"
+                "KernelStepper supports only TopK, BatchTopK, and JumpReLU and Gated with one active latent in "
+                f"{GATHER_RATIO} or fewer, on the CPU, without temporal contrast, bounded atoms and archetypes, got "
+                f"{sae!r}; use TorchStepper"
             )
         self.sae, self.config, self.dead_window_rows = sae, config, dead_window_rows
+        self.thresholded = sae.sparsifier if isinstance(sae.sparsifier, JumpReLU | Gated) else None
+        self.limits: Limits | None = None
         self.silent_rows = torch.zeros(sae.latents, dtype=torch.int64)
         self.team = Team(threads or available_threads())
         self.steps, self.guess = 0, 1
@@ -313,7 +334,8 @@ class KernelStepper:
         self._order(work, work.main, work.ordered, scale)
         self._order(work, work.aux, work.aux_ordered, scale * config.aux_coefficient / full)
         self._update(inner, work, learning_rate, scale)
-        fired = torch.from_numpy(work.main.counts.sum(axis=0) + work.dense.counts.sum(axis=0))
+        counts = (work.thresholds.active,) if self.thresholded else (work.main.counts, work.dense.counts)
+        fired = torch.from_numpy(sum(count.sum(axis=0) for count in counts))
         self.silent_rows = torch.where(fired > 0, 0, self.silent_rows + len(inner))
         return Losses(
             float(squares @ self.level_weights.astype(np.float64)) / values,
@@ -325,6 +347,8 @@ class KernelStepper:
     def _forward(self, inner: Tensor, work: Workspace, dead: Bool[Tensor, " latents"]) -> None:
         """Choose the active latents of each row, decode them, and compute residuals and the slopes of active codes."""
         shape, bias, sparsifier = work.shape, self.biases["encoder_bias"], self.sae.sparsifier
+        zeros = np.zeros_like(bias)
+        self.limits = step_limits(self.thresholded, self.sae.decoder.detach()) if self.thresholded else None
         mask, aux_budget = dead.numpy(), np.array([self._aux_k()], np.int64)
         counts, key_step = np.zeros(shape.rows, np.int64), self._key_step(work)
         products = shape.products if work.whole else []
@@ -341,14 +365,16 @@ class KernelStepper:
                 self._round(inner, work, first, last)
                 pre = self._multiply(inner, work, work.pre[thread], (first, last), (0, shape.latents))
             if isinstance(sparsifier, BatchTopK):
-                kernel_selection.count_rows(as_bits(pre), bias, self.guess, counts, scratch, first)
+                kernel_selection.count_rows(as_bits(pre), bias, zeros, self.guess, counts, scratch, first)
+            elif self.limits:
+                kernel_selection.count_rows(as_bits(pre), bias, self.limits.lower, 1, counts, scratch, first)
             else:
                 kernel_selection.select_rows(
-                    as_bits(pre), bias, mask[:0], self.ends, self.budgets, work.main, scratch, key_step, first
+                    as_bits(pre), bias, zeros, mask[:0], self.ends, self.budgets, work.main, scratch, key_step, first
                 )
             if len(work.aux.bounds):
                 kernel_selection.select_rows(
-                    as_bits(pre), bias, mask, self.ends[-1:], aux_budget, work.aux, scratch, key_step, first
+                    as_bits(pre), bias, zeros, mask, self.ends[-1:], aux_budget, work.aux, scratch, key_step, first
                 )
 
         if work.whole:
@@ -357,6 +383,8 @@ class KernelStepper:
         self.team.run(select, range(shape.chunks))
         if isinstance(sparsifier, BatchTopK):
             self._select_batch(sparsifier, work, counts)
+        elif self.thresholded and self.limits:
+            self._list_entries(self.thresholded, work, counts, self.limits)
         self.team.run(lambda thread, chunk: self._rebuild(inner, work, thread, chunk), range(shape.chunks))
 
     def _rebuild(self, inner: Tensor, work: Workspace, thread: int, chunk: int) -> None:
@@ -373,6 +401,45 @@ class KernelStepper:
             residuals = self._last_residuals(work)[first:last]
             torch.mm(residuals, self.atoms.T, out=as_tensor(dense.slopes)[first:last])
             kernels.mask_slopes(dense, chunk, first, last)
+        if self.limits and len(work.gates.bounds):
+            kernels.rebuild_rows(
+                inner.numpy(), self.biases["decoder_bias"], as_table(self.atoms), np.ones(1, self.dtype), work.gates,
+                dense, work.shape.entries(0, 1), np.zeros_like(work.sums), work.scratch[thread], chunk, first, last,
+            )  # fmt: skip
+            gated_slopes(work.main, work.gates, work.thresholds, self.limits, chunk, first, last)
+        elif self.limits:
+            jump_slopes(work.main, work.thresholds, self.limits, chunk, first, last)
+
+    def _list_entries(self, sparsifier: JumpReLU | Gated, work: Workspace, counts: Array, limits: Limits) -> None:
+        """List the pre-activations above their lower limits, set their codes, and adjust the penalty."""
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        if starts[-1] > len(work.main.latent):
+            self._resize(work, int(1.25 * starts[-1]))
+        scratch, bias = work.scratch, self.biases["encoder_bias"]
+        main, keys = work.main, work.main.code.view(scratch[0].keys.dtype)
+
+        def write(thread: int, chunk: int) -> None:
+            first, last = work.shape.bounds(chunk)
+            pre = as_bits(work.pre[0][first:last])
+            kernel_selection.list_rows(pre, bias, limits.lower, 1, starts, main.latent, keys, scratch[thread], first)
+            kernel_selection.bound_rows(main.bounds, main.latent, self.ends, starts, first, last)
+            set_codes(main, work.thresholds, limits, chunk, first, last)
+
+        self.team.run(write, range(work.shape.chunks))
+        sparsifier.strength.adjust(torch.tensor(work.thresholds.active.sum() / work.shape.rows))
+        if isinstance(sparsifier, Gated):
+            limits.cost[:] = gate_cost(sparsifier, self.sae.decoder.detach())
+            work.gates.bounds[:, 0], work.gates.bounds[:, 1] = starts[:-1], starts[1:]
+
+    def _resize(self, work: Workspace, entries: int) -> None:
+        """Allocate this number of entries."""
+        code, slope, gate_slope, value, ordered_slope = np.zeros((5, entries), self.dtype)
+        latent, row = np.zeros((2, entries), np.uint32)
+        work.main = work.main._replace(latent=latent, code=code, slope=slope)
+        residual = row if len(self.level_weights) == 1 else np.zeros_like(row)
+        work.ordered = work.ordered._replace(row=row, residual=residual, code=value, slope=ordered_slope)
+        work.thresholds = work.thresholds._replace(pre=np.zeros(entries, self.dtype))
+        work.gates = work.gates._replace(latent=latent, code=work.thresholds.pre, slope=gate_slope)
 
     def _last_residuals(self, work: Workspace) -> Tensor:
         """Return the residuals of the last level, in the precision of products."""
@@ -402,10 +469,10 @@ class KernelStepper:
         fall = step = self._key_step(work)
         while counts.sum() < wanted and self.guess > 1:
             self.guess, fall = max(self.guess - fall, 1), 2 * fall
-            kernel_selection.count_rows(pre, bias, self.guess, counts, scratch, 0)
+            kernel_selection.count_rows(pre, bias, np.zeros_like(bias), self.guess, counts, scratch, 0)
         starts = np.concatenate([[0], np.cumsum(counts)])
         latent, keys = np.zeros(starts[-1], np.int32), np.zeros(starts[-1], scratch.keys.dtype)
-        kernel_selection.list_rows(pre, bias, self.guess, starts, latent, keys, scratch, 0)
+        kernel_selection.list_rows(pre, bias, np.zeros_like(bias), self.guess, starts, latent, keys, scratch, 0)
         kept, smallest = np.ones(len(keys), bool), np.zeros(1, keys.dtype)
         if len(keys) >= wanted:
             smallest[0] = np.partition(keys, len(keys) - wanted)[len(keys) - wanted]
@@ -414,10 +481,8 @@ class KernelStepper:
         row = np.repeat(np.arange(shape.rows), counts)[kept]
         number = int(kept.sum())
         work.main.latent[:number], work.main.code[:number] = latent[kept], keys[kept].view(self.dtype)
-        work.main.bounds[:, 0] = np.searchsorted(row, np.arange(shape.rows))
-        active = np.bincount(row, minlength=shape.rows)
-        for bounds, count in zip(work.main.bounds, active, strict=True):
-            kernel_selection.bound_levels(bounds, work.main.latent, self.ends, count)
+        starts = np.searchsorted(row, np.arange(shape.rows + 1))
+        kernel_selection.bound_rows(work.main.bounds, work.main.latent, self.ends, starts, 0, shape.rows)
         sparsifier.update_threshold(torch.from_numpy(smallest.view(self.dtype))[0])
         self.guess = int(max(smallest[0] - step, 1))
 
@@ -481,7 +546,10 @@ class KernelStepper:
         decoder_bias_gradient = work.sums.sum(axis=0)[: work.shape.width] * self.dtype.type(
             2.0 / (work.shape.rows * work.shape.width)
         )
-        for name, gradient in (("encoder_bias", bias_gradient), ("decoder_bias", decoder_bias_gradient)):
+        gradients = {"encoder_bias": bias_gradient, "decoder_bias": decoder_bias_gradient}
+        if self.thresholded:
+            gradients |= threshold_gradients(self.thresholded, work.thresholds, rows=work.shape.rows, scale=scale)
+        for name, gradient in gradients.items():
             if name in self.parameters:
                 kernels.adam(*self.parameters[name], gradient, numbers, 1.0)
 
@@ -534,13 +602,14 @@ class KernelStepper:
         if work is None or bool(len(work.aux.bounds)) != with_aux:
             sae, threads = self.sae, self.team.threads
             shape = Shape(rows, sae.width, sae.latents, self.dtype, self.table_precision)
-            whole = isinstance(sae.sparsifier, BatchTopK) or rows <= FEW_ROWS
+            whole = isinstance(sae.sparsifier, BatchTopK) or bool(self.thresholded) or rows <= FEW_ROWS
             pre = torch.empty(
                 1 if whole else threads, rows if whole else chunk_size(rows), sae.latents, dtype=self.precision
             )
             k, levels, aux_k = sae.sparsifier.k, len(self.level_weights), self._aux_k() if with_aux else 0
             last = k - int(self.budgets[-2]) if len(self.budgets) > 1 else k
             same = self.precision == self.table_precision
+            same &= not self.thresholded
             dense = same and rows > FEW_ROWS and sae.latents <= self.dense_ratio * last
             part = -(-sae.latents // BLOCKS) if dense else 0
             work = self._work[rows] = Workspace(
@@ -556,7 +625,11 @@ class KernelStepper:
                 ),
                 pre=list(pre),
                 whole=whole,
+                thresholds=empty_sums(rows * k, shape.chunks, sae.latents, self.dtype),
+                gates=shape.entries(k if isinstance(sae.sparsifier, Gated) else 0, 1),
                 scratch=[shape.scratch(levels) for _ in range(threads)],
                 sums=np.zeros((shape.chunks, sae.width + 1), self.dtype),
             )
+            if self.thresholded:
+                self._resize(work, rows * k)
         return work

@@ -177,8 +177,12 @@ class PenaltyController(nn.Module):
     @torch.no_grad()
     def update(self, codes: Float[Tensor, "rows latents"]) -> None:
         """Adjust the weight to the codes of one training batch."""
-        l0 = (codes > 0).sum().to(self.weight) / len(codes)
-        error = torch.log(l0.clamp_min(0.1) / self.target).clamp(-1.0, 1.0)
+        self.adjust((codes > 0).sum().to(self.weight) / len(codes))
+
+    @torch.no_grad()
+    def adjust(self, l0: Float[Tensor, ""]) -> None:
+        """Adjust the weight to the mean number of active latents in one training batch."""
+        error = torch.log(l0.to(self.weight).clamp_min(0.1) / self.target).clamp(-1.0, 1.0)
         self.weight.mul_(torch.exp(self.rate * error))
 
 
