@@ -93,10 +93,11 @@ COMPRESSED = {
     "vorbis.ogg": ("OGG", "VORBIS"),
     "opus.ogg": ("OGG", "OPUS"),
     "x.voc": ("VOC", "PCM_16"),
+    "x.au": ("AU", "G721_32"),
     "chunk.wav": ("WAV", "PCM_16"),
     "chunk.aiff": ("AIFF", "PCM_16"),
 }
-ENCODED = ("x.wma", "x.webm", "x.aac") if find_ffmpeg() else ()
+ENCODED = ("x.wma", "x.webm", "x.aac", "x.caf") if find_ffmpeg() else ()
 
 
 @pytest.mark.parametrize("rest", RESTS)
@@ -108,7 +109,8 @@ def test_bytes_of_unknown_meaning_after_the_sound_are_refused_in_every_container
         soundfile.write(path, smooth(30_000, 0), 8000, format=form, subtype=subtype)
     else:
         soundfile.write(source, smooth(30_000, 0), 8000)
-        subprocess.run([find_ffmpeg() or "", "-v", "error", "-i", source, path], check=True)
+        codec = ["-c:a", "alac"] if name == "x.caf" else []
+        subprocess.run([find_ffmpeg() or "", "-v", "error", "-i", source, *codec, path], check=True)
     data = path.read_bytes()
     if name.startswith("chunk"):
         data += b"LIST" + (5).to_bytes(4, "big" if form == "AIFF" else "little") + b"abcde" + b"\0"

@@ -3,7 +3,7 @@
 import re
 from typing import BinaryIO
 
-from otoscope.corpus.containers.beyond import Order, end_of_sound
+from otoscope.corpus.containers.beyond import Order, end_of_sound, note_of_rest
 from otoscope.corpus.containers.layout import WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -29,7 +29,8 @@ def au_layout(file: BinaryIO) -> Layout:
         raise AudioError(f"truncated: the header declares {stop} bytes, the file has {size}")
     subtype = AU_ENCODINGS.get(encoding)
     if subtype is None:
-        return Layout("AU", (Part((ByteSpan(0, size),), rate_hz, channels, None),), demuxer="au")
+        part = Part((ByteSpan(0, stop),), rate_hz, channels, None)
+        return Layout("AU", (part,), direct=False, demuxer="au", note=note_of_rest(file, stop, size))
     note = ""
     if stop < size:
         stop, note = end_of_sound(file, ByteSpan(min(start, stop), stop), subtype, channels=channels, order=order)

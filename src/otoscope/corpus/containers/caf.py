@@ -3,7 +3,7 @@
 import struct
 from typing import BinaryIO
 
-from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk
+from otoscope.corpus.containers.beyond import Order, end_of_sound, is_chunk, note_of_rest
 from otoscope.corpus.containers.layout import MAX_CHUNKS, WIDTHS, ByteSpan, Layout, Part, pcm, read_at, size_of
 from otoscope.errors import AudioError
 
@@ -45,9 +45,9 @@ def caf_layout(file: BinaryIO) -> Layout:
         span, note = _within(file, ByteSpan(min(body + 4, stop), stop), subtype, channels, order)
         part = pcm(span, subtype, endian=order.upper(), rate_hz=round(rate), channels=channels)
         return Layout("CAF", (part,), note=note)
-    return Layout(
-        "CAF", (Part((ByteSpan(0, size),), round(rate), channels, _packet_samples(file, chunks)),), demuxer="caf"
-    )
+    part = Part((ByteSpan(0, size),), round(rate), channels, _packet_samples(file, chunks))
+    note = note_of_rest(file, max(stop, position), size)  # after the last chunk
+    return Layout("CAF", (part,), demuxer="caf", note=note)
 
 
 def _within(file: BinaryIO, span: ByteSpan, subtype: str, channels: int, order: Order) -> tuple[ByteSpan, str]:
