@@ -149,3 +149,20 @@ def test_measure_workload_counts_the_folds_of_few_groups(
         work = measure_workload(load_config(path), RunFolder(tmp_path / "out"))
         assert work is not None
         assert work.folds == folds
+
+
+def test_cost_lines_count_the_dictionaries_of_each_fold(
+    tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otoscope.pipeline.estimate.flop_per_s", lambda _device: 1e4)
+    write_voices(tmp_path / "voices")
+    days: dict[str, float] = {}
+    for dictionaries in ("shared", "per_fold"):
+        splits = {"cross": 3, "dictionaries": dictionaries}
+        run = context(write_config(tmp_path / f"{dictionaries}.yaml", tiny("wavlm"), FOLDER, splits=splits))
+        (line, *_) = cost_lines(run, GRID[:12], stages_until("report"))
+        found = re.search(r"train ([\d.]+) days", line)
+        assert found is not None, line
+        days[dictionaries] = float(found[1])
+    # one dictionary for half of the groups, and three for a third each
+    assert days["per_fold"] == pytest.approx(days["shared"] * (1 + 3 * (1 / 3) / 0.5), rel=0.25)

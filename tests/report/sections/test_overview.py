@@ -1,9 +1,11 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from otoscope.artifacts import read_table, write_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.report import write_report
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.overview import MAX_SENTENCES, previews
@@ -77,6 +79,30 @@ def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_pat
     assert "204 principal components: 62.5 %" in made.section("summary").replace("\u00a0", " ")
     assert len(made.specs["explained-variance-0"]["datasets"]) == 2
     assert "Without any model, log-mel statistics reach 40 % (95 % interval 31 % to 52 %; chance up to 14 %)." in page
+
+
+def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_classes(tmp_path: Path) -> None:
+    make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,))
+    sae = {"sae_id": "layer3-topk-204", "sparsity": 0.9, "seed": 0, "latents": 64, "k": 6}
+    found: dict[str, tuple[float, dict[str, Any]]] = {"dense": (0.8, {}), "sae": (0.6, sae), "logmel": (0.4, {})}
+    records = [
+        Record(
+            metric=metric, value=value, low=value - 0.1, high=value + 0.1, split="test", protocol="strict",
+            target=target, representation=name, layer=3, n=40, groups=4, **more,
+        )
+        for metric, target in (("task_balanced_accuracy", "technique"), ("explained_variance", ""))
+        for name, (value, more) in found.items()
+    ]  # fmt: skip
+    write_table(tmp_path / "results.parquet", to_table(records))
+    predictions = read_table(tmp_path / "predictions.parquet").with_columns(protocol=pl.lit("strict"))
+    write_table(tmp_path / "predictions.parquet", predictions)
+    said = (
+        read_page(write_report(tmp_path, figures=False).read_text("utf-8")).section("overview").replace("\u00a0", " ")
+    )
+    assert "balanced accuracy 80.0 % (95 % interval 70.0 % to 90.0 %) from layer 3" in said
+    assert "60.0 % (50.0 % to 70.0 %) from its codes at 90 % sparsity" in said
+    assert "40.0 % (30.0 % to 50.0 %) from log-mel statistics, the best baseline" in said
+    assert "Recall from the codes is no higher than by chance for trill (0 %, chance 0 %)." in said
 
 
 def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from otoscope.explain.firing import diverse
 from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent, sparsity
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import Comparison
+from otoscope.protocols.comparison import Comparison, Estimate
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
@@ -168,17 +168,22 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
 
 def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str:
     text_of = decimal if comparison.metric == "task_r2" else percent
+
+    def spanned(estimate: Estimate, interval: str = "") -> str:
+        ends = f" ({interval}{text_of(estimate.low)} to {text_of(estimate.high)})" if estimate.bounded else ""
+        return f"{text_of(estimate.value)}{ends}"
+
     score = "R²" if comparison.metric == "task_r2" else "balanced accuracy"
     sparse = f" at {sparsity(at)} sparsity" if at is not None else ""
     numbers = (
-        f"The {comparison.target}: {score} {text_of(comparison.dense.value)} from layer {layer}, "
-        f"{text_of(comparison.codes.value)} from its codes{sparse}"
+        f"The {comparison.target}: {score} {spanned(comparison.dense, f'95{NBSP}% interval ')} from layer {layer}, "
+        f"{spanned(comparison.codes)} from its codes{sparse}"
     )
     if comparison.at_chance:
         return f"{numbers}. Neither exceeds permuted targets."
     if (best := comparison.best_baseline) is None:
         return f"{numbers}."
-    baseline = f"{text_of(best.estimate.value)} from {best.label}, the best baseline"
+    baseline = f"{spanned(best.estimate)} from {best.label}, the best baseline"
     return f"{numbers}, {baseline}. {describe_advantage(comparison)}"
 
 
