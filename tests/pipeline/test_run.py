@@ -112,7 +112,9 @@ def test_results_have_the_schema_and_every_metric(results: pl.DataFrame) -> None
     assert set(results["metric"]) == asked <= set(METRICS)
     assert set(results["layer"]) == {0, 1, 2, 3}
     assert set(results.filter(pl.col("representation") == "sae")["layer"]) == {1, 3}
-    assert results.select("layer", "representation", "sae_id", "metric", "target", "split").is_duplicated().sum() == 0
+    assert (
+        results.select("layer", "representation", "sae_id", "k", "metric", "target", "split").is_duplicated().sum() == 0
+    )
 
 
 def test_results_are_within_their_bounds(results: pl.DataFrame) -> None:
