@@ -43,11 +43,12 @@ def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) ->
         "checking clips",
         "extracting 4 layers",
         "training 4 dictionaries",
-        "evaluating 9 representations",
+        "evaluating 11 representations",
         "indexing codes",
         "finding top clips",
         "describing frames",
         "writing cards",
+        "splicing layer 1",
     ]
     for title, (done, total) in watch.tasks.items():
         assert done == pytest.approx(total), title
