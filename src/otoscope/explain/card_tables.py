@@ -1,5 +1,6 @@
 """Tables of explained latents: cards with blind scores, response curves, shares of variance and temporal profiles."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -115,7 +116,7 @@ def card_tables(
         profile = _profile(index, latent, clips, frames_of)
         scores = _scores(written[latent], score, a, clips, fit, test)
         family = {"family": len(latents)}
-        said = {"sentence": written[latent].sentence, "classes": written[latent].named_classes}
+        said = {"sentence": written[latent].sentence, "classes": json.dumps(written[latent].named_classes)}
         silence = {"silent": _mean_of(silent[a > 0]), "silence": _mean_of(silent)}
         cards.append({"latent": latent, **said, **family, **scores, **silence, **asdict(profile)})
         own = {name: curve for (of, name), curve in curves.items() if of == latent}
@@ -132,7 +133,7 @@ def card_tables(
 CARDS: dict[str, pl.DataType] = {
     "latent": pl.Int64(),
     "sentence": pl.String(),
-    "classes": pl.List(pl.String()),
+    "classes": pl.String(),
     "family": pl.Int64(),
     "rate": pl.Float64(),
     **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "level")},
@@ -148,8 +149,8 @@ CARDS: dict[str, pl.DataType] = {
 }
 """Columns of `cards.parquet`; `family` is the number of latents whose cards were tested together.
 
-`classes` are those of the sentence, as `label=class`. `silent` is the share of silent frames (`silent_frames`) among
-those in which the latent fires, `silence` that among all described frames.
+`classes` are those of the sentence, a JSON list of `label=class`. `silent` is the share of silent frames
+(`silent_frames`) among those in which the latent fires, `silence` that among all described frames.
 """
 
 RESPONSES: dict[str, pl.DataType] = {

@@ -18,7 +18,7 @@ def write_cards(folder: Path, latents: list[int], **changed: object) -> None:
     card = {
         "sentence": "Fires in 4 % of frames: pitch 190 to 260 Hz <b>.",
         **dict.fromkeys(CARDS, 0.5),
-        "classes": [],
+        "classes": "[]",
         "silent": 0.04,
         "auroc": 0.91,
         "low": 0.85,
@@ -53,7 +53,9 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     write_cards(folder, latents[:2])
     page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
     said = page.section("gallery").replace("\u00a0", " ")
-    assert said.count("Fires in 4 % of frames: pitch 190 to 260 Hz <b>.") == 2
+    assert (
+        said.count("Fires in 4 % of frames: pitch 190 to 260 Hz <b>.") == 2 + 2
+    )  # cards, and the table of their scores
     assert "AUROC 0.91 within 3 test groups, 95 % interval 0.85 to 0.95" in said
     assert "firing moved to other clips, over 12 cards together, up to 0.50, cards of other latents 0.50" in said
     assert "the level alone 0.50" in said
@@ -71,7 +73,7 @@ def test_gallery_states_firing_in_silence_and_for_other_classes_beside_the_sente
     top = read_table(folder / "explain" / "top_clips.parquet")
     of_class = top.with_columns(label=pl.lit("technique"), factor=pl.lit("belt"))
     write_table(folder / "explain" / "top_clips.parquet", of_class)
-    write_cards(folder, top["latent"].unique().to_list(), silent=0.42, silence=0.1, classes=["technique=trill"])
+    write_cards(folder, top["latent"].unique().to_list(), silent=0.42, silence=0.1, classes='["technique=trill"]')
     page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
     for section in ("gallery", "listen"):
         said = page.section(section).replace("\u00a0", " ")

@@ -1,5 +1,6 @@
 """Cards in the gallery: when a latent fires in words, its blind score with controls, its timing and responses."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def card_texts(folder: Path) -> dict[int, CardText]:
             _backed(row),
             bool(row["beats_controls"]),
             _silence(row),
-            row["classes"],
+            json.loads(row["classes"]),
         )
         for row in cards.iter_rows(named=True)
     }
