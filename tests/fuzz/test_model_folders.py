@@ -54,6 +54,23 @@ def test_a_setting_that_fails_at_the_first_sound_is_one_error(
         load_encoder(str(tmp_path / "model")).encode([np.zeros(16_000, np.float32)], [1])
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "value", "reason"),
+    [
+        ("config.json", "encoder_attention_heads", -1, "has encoder_attention_heads: -1; allowed: 1 and more"),
+        ("preprocessor_config.json", "dither", 1e308, r"has dither: 1e\+308; its numbers are at most 1e\+09"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_at_load(
+    tiny: Tiny, tmp_path: Path, file: str, key: str, value: float, reason: str
+) -> None:
+    shutil.copytree(tiny("whisper"), tmp_path / "model")
+    path = tmp_path / "model" / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(EncoderError, match=reason):
+        load_encoder(str(tmp_path / "model"))
+
+
 def test_a_stride_below_one_is_refused_at_load(tiny: Tiny, tmp_path: Path) -> None:
     shutil.copytree(tiny("wavlm"), tmp_path / "model")
     path = tmp_path / "model" / "config.json"

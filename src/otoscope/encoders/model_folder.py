@@ -180,8 +180,15 @@ def load_config(kind: type[Any], folder: Path) -> Any:
         config = kind.from_pretrained(folder, local_files_only=True)
     except INVALID_SETTINGS as error:
         raise EncoderError(f"{folder / 'config.json'} is not a valid {kind.__name__}: {_line(error)}") from error
+    for key, value in vars(config).items():
+        if key.endswith("attention_heads") and not (isinstance(value, int) and value >= 1):
+            raise EncoderError(f"{folder / 'config.json'} has {key}: {value!r}; allowed: 1 and more")
     config.output_hidden_states = config.output_attentions = False
     return config
+
+
+LARGEST_SETTING = 1e9
+"""Largest number of a preprocessor; larger ones give states that are not finite."""
 
 
 def load_extractor(kind: type[Any], folder: Path, *, required: Sequence[str] = ()) -> Any:
@@ -205,6 +212,11 @@ def load_extractor(kind: type[Any], folder: Path, *, required: Sequence[str] = (
     rate_hz, normalised = settings["sampling_rate"], settings.get("do_normalize", False)
     if type(rate_hz) is not int or rate_hz < 1:
         raise EncoderError(f"the preprocessor of {folder} has sampling_rate: {rate_hz!r}; it must be a whole number")
+    for key, value in settings.items():
+        if isinstance(value, int | float) and not abs(value) <= LARGEST_SETTING:
+            raise EncoderError(
+                f"the preprocessor of {folder} has {key}: {value:g}; its numbers are at most {LARGEST_SETTING:g}"
+            )
     if not isinstance(normalised, bool):
         raise EncoderError(f"the preprocessor of {folder} has do_normalize: {normalised!r}; it must be true or false")
     try:
