@@ -50,6 +50,9 @@ FLOP_PER_VALUE_AND_LATENT, FLOP_PER_VALUE = 4.0, 4000.0
 FLOP_PER_UNIT_AND_FACTOR, FLOP_PER_CLIP_AND_LABEL = 4.0e6, 5.0e7
 """Operations of a tuned regression per unit of a representation and factor, and of a probe per clip and label."""
 
+WHOLE_CLIPS = 200
+"""Clips up to which the cost of a regression grows with their number."""
+
 
 class Workload(NamedTuple):
     """Clips of a corpus, total length, labels and factors, time to list and decode them, and folds of readers."""
@@ -268,6 +271,6 @@ def _evaluation_flop(
     units = sum(width_of[layer] for layer in layers) + sum(member.latents for member in grid)
     representations = len(layers) + len(grid)
     return (
-        FLOP_PER_UNIT_AND_FACTOR * units * factors
+        FLOP_PER_UNIT_AND_FACTOR * units * factors * min(work.clips / WHOLE_CLIPS, 1.0)
         + FLOP_PER_CLIP_AND_LABEL * representations * work.clips * work.labels
     )
