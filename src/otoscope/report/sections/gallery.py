@@ -159,7 +159,7 @@ class FactorRanks:
         >>> ranks = FactorRanks({"f0": np.array([100.0, 200.0, 300.0, 400.0])}, np.array(["a", "a", "b", "b"]))
         >>> ranks.rank("f0", 390.0)
         'higher than in 75\xa0% of all clips'
-        >>> ranks.rank("f0", 190.0, group="a", sign=-1.0)
+        >>> ranks.rank("f0", 200.0, group="a", sign=-1.0)
         "higher than in 50\xa0% of the group's clips, an exception"
         """
         if (values := self.values.get(factor)) is None:
