@@ -45,7 +45,7 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
             "beside three controls. A card beats its controls if its interval is above all of them."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
-        table=rows,
+        table=rows.select("latent", "sentence", *SCORED, "low", "high"),
         height=26 * max(best.height, 4),
         legend=list(SCORED.values()),
     )
