@@ -417,7 +417,7 @@ class AnnotationFolder:
             if key not in self._by_name and PurePosixPath(one).stem not in self._names_in_tables
         ]
         missing.sort()
-        if len(missing) == len(recordings):
+        if recordings and len(missing) == len(recordings):
             files = [path for paths in self._by_name.values() for path in paths] or self._tables
             raise CorpusError(
                 f"no annotations for any recording, such as {missing[0]}, under {self.root}, which has"

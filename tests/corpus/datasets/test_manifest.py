@@ -239,10 +239,10 @@ def test_columns_and_cells_that_are_passed_over_are_named(manifest, tmp_path):
 @pytest.mark.parametrize(
     ("header", "row", "reason"),
     [
-        ("start_s,end_s", "1.9,1.2", "start_s is 1.9 and end_s 1.2 in line 3; it ends after its start"),
-        ("start_s,end_s", "1.5,1.5", "start_s is 1.5 and end_s 1.5 in line 3; it ends after its start"),
+        ("start_s,end_s", "1.9,1.2", "start_s is 1.9 and end_s 1.2 in line 3; a segment ends after its start"),
+        ("start_s,end_s", "1.5,1.5", "start_s is 1.5 and end_s 1.5 in line 3; a segment ends after its start"),
         ("start_s,end_s", "-1,1.5", "start_s is -1 in line 3; a recording starts at 0 s"),
-        ("start_s,duration_s", "1,0", "duration_s is 0 in line 3; it lasts more than 0 s"),
+        ("start_s,duration_s", "1,0", "duration_s is 0 in line 3; a segment lasts more than 0 s"),
     ],
 )
 def test_impossible_segments_are_set_aside_in_the_words_of_the_table(manifest, tmp_path, header, row, reason):

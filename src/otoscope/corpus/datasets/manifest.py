@@ -249,9 +249,11 @@ def _impossible_segments(table: TextTable, start_s: pl.Series, duration_s: pl.Se
         if start < 0:
             problem = f"start_s is {start:g} {table.place(row)}; a recording starts at 0 s"
         elif "end_s" in table.cells.columns:
-            problem = f"start_s is {start:g} and end_s {start + length:g} {table.place(row)}; it ends after its start"
+            problem = (
+                f"start_s is {start:g} and end_s {start + length:g} {table.place(row)}; a segment ends after its start"
+            )
         else:
-            problem = f"duration_s is {length:g} {table.place(row)}; it lasts more than 0 s"
+            problem = f"duration_s is {length:g} {table.place(row)}; a segment lasts more than 0 s"
         reasons[row] = f"impossible segment: {problem}"
     return reasons
 
