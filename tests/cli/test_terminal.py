@@ -108,7 +108,7 @@ def test_run_of_an_awkward_table_ends_in_a_plain_report(
         "clips.csv is read as UTF-16-LE",
         "column 1, which has no name, holds row numbers and is not used",
         "decimal commas in rough are read as points",
-        "1 columns hold no value (note)",
+        "1 column without a value (note)",
         f"1 clip without eGeMAPS factors, such as {paths[0]} (50 ms is too short for openSMILE",
     ):
         assert line in outcome.err, line

@@ -66,6 +66,6 @@ def test_fsdd_factors_are_measured_and_some_predicted(folder: Path, results: pl.
 
 
 def test_fsdd_denser_codes_explain_more_variance(results: pl.DataFrame) -> None:
-    variance = results.filter(pl.col("metric") == "explained_variance").sort("k")
+    variance = results.filter(metric="explained_variance", representation="sae").sort("k")
     assert variance["k"].to_list() == [12, 32]
     assert 0.4 < variance["value"][0] < variance["value"][1] < 1.0
