@@ -10,8 +10,10 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import soundfile
 import yaml
 from rich.console import Console
 
@@ -232,6 +234,23 @@ def test_corpus_show_prints_clips_with_their_columns(
     assert "groups: 5 groups (pattern)" in outcome.err
     told = json.loads(call(capsys, "corpus", "mine.yaml", "--show", 3, "--json").out)
     assert told["clips_shown"] == lines
+
+
+def test_run_warns_before_it_replaces_a_run_of_other_sound(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        for group in ("ann", "bob", "cy"):
+            wave = 0.1 * np.random.default_rng([len(group), len(name)]).standard_normal(8000)
+            (tmp_path / name / "voices").mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / name / "voices" / f"{group}.wav", wave, 16000)
+        (tmp_path / name / "mine.yaml").write_text("model: starter\ncorpus: {kind: folder, root: voices}\n")
+    assert "other sound" not in call(capsys, "corpus", "a/mine.yaml").err
+    assert "other sound" not in call(capsys, "corpus", "a/mine.yaml", "--set", "corpus.take=1").err
+    said = call(capsys, "corpus", "b/mine.yaml").err
+    assert f"runs/mine holds a run of other sound (root: {tmp_path}/a/voices), whose results this run replaces" in said
+    assert "other sound" not in call(capsys, "corpus", "b/mine.yaml").err
 
 
 def test_a_second_run_folder_in_another_directory_is_announced(

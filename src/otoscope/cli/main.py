@@ -8,12 +8,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -265,6 +265,11 @@ def _update(
         progress.message(
             f"warning: {config.name} has a run in {other}; {folder.root} is a new one (--out continues that)"
         )
+    if out is None and (before := _other_sound(config.corpus.model_dump(mode="json"), folder)):
+        progress.message(
+            f"warning: {folder.root} holds a run of other sound ({before}), whose results this run replaces "
+            "(--out DIR or another name keeps both)"
+        )
     summary = run(config, folder, until=until, fail_fast=fail_fast, progress=progress, executor=find_executor(executor))
     tables = summary_tables(summary)
     if inputs := external_inputs(config, folder, until=until):
@@ -299,6 +304,19 @@ def _run_elsewhere(config: Path, folder: "RunFolder") -> Path | None:
     parents = dict.fromkeys((*config.resolve().parents, *Path.cwd().parents))
     runs = (parent / folder.root for parent in parents)
     return next((run for run in runs if run.joinpath(folder.config.name).is_file()), None)
+
+
+def _other_sound(corpus: Mapping[str, Any], folder: "RunFolder") -> str:
+    """Return the folder or table of the run that a folder holds; empty if it is the same, or there is none."""
+    from otoscope.report.run_data import read_config
+
+    before = None
+    with suppress(OtoscopeError):  # a damaged file is written anew
+        before = read_config(folder.root).get("corpus")
+    if not isinstance(before, Mapping):
+        return ""
+    changed = [key for key in ("kind", "table", "root") if before.get(key) != corpus.get(key)]
+    return ", ".join(f"{key}: {printable(str(before[key]))}" for key in changed if before.get(key))
 
 
 # set before torch loads: spinning threads starve each other on a busy machine
