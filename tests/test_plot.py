@@ -189,6 +189,8 @@ def test_cards_are_the_ten_best_scores_beside_three_controls() -> None:
     assert {row["name"] for row in drawn} == {f"latent {i}" for i in range(2, 12)}
     assert len({row["series"] for row in drawn}) == 4
     assert {row["low"] for row in drawn if row["series"] != "card"} == {None}
+    colours = {layer["encoding"]["color"]["scale"]["range"][i] for layer in chart["layer"] for i in range(4)}
+    assert len(colours) == 4  # a control has another colour than the card
     with pytest.raises(EvaluationError, match="no rows for cards"):
         plot.cards(table.filter(latent=99))
 

@@ -105,7 +105,7 @@ def erasure_matrix(rows: pl.DataFrame | None) -> Figure | None:
 def _matrix(cells: pl.DataFrame, order: list[str], widest: float) -> Chart:
     beyond = (pl.col("low") > 0) | (pl.col("high") < 0)
     base = alt.Chart(cells.with_columns(beyond.fill_null(value=False).alias("beyond"))).encode(
-        x=alt.X("readout:N").title("readout").sort(order).axis(labelAngle=-60, labelLimit=120),
+        x=alt.X("readout:N").title("readout").sort(order).axis(labelAngle=-60, labelLimit=120, labelOverlap=False),
         y=alt.Y("erased:N").title("erased").sort(order).axis(labelLimit=150),
     )
     colour = alt.Color("lost:Q").title("gain lost").scale(domain=[0, widest], clamp=True)

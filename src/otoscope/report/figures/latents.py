@@ -11,7 +11,7 @@ MAX_CARDS = 10
 
 SCORED = {
     "auroc": "card",
-    "permuted_high": "firing moved to other clips, upper end",
+    "permuted_high": "firing of other clips",
     "others": "cards of other latents",
     "level": "level alone",
 }
@@ -42,7 +42,8 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         caption=(
             f"The {best.height} cards with the best blind scores of {rows.height}. From the card alone, frames of test "
             "groups are predicted within each group: area under the ROC curve, with its 95 % interval over groups, "
-            "beside three controls. A card beats its controls if its interval is above all of them."
+            "beside three controls: the upper end of what firing moved to other clips gives, the mean of the cards of "
+            "other latents, and the level alone. A card beats its controls if its interval is above all of them."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
         table=rows.select("latent", "sentence", *SCORED, "low", "high"),

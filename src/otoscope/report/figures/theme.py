@@ -43,6 +43,15 @@ SERIES: dict[str, Colour] = {
     "untouched encoder": DENSE,
     "layer replaced by its reconstruction": SAE,
     "layer replaced by its mean frame": NULL,
+    "card": SAE,
+    "firing of other clips": NULL,
+    "cards of other latents": DENSE,
+    "level alone": _colour("logmel"),
+    "reconstruction": SAE,
+    "k principal components": SAE_POOLED,
+    "random atoms": NULL,
+    "partner": SAE,
+    "largest of the null": NULL,
     **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},
 }
 """Names in legends and their colours; blue and orange are distinguishable with any colour vision."""
