@@ -20,9 +20,10 @@ from otoscope.runs.codes import code_features
 from otoscope.runs.progress import SilentReporter
 from otoscope.runs.training import GridMember
 from otoscope.sae.model import load_sae
-from tests.support.small_runs import FOLDER, VOICES, Tiny, write_config, write_voices
+from tests.support.small_runs import SUNG, Tiny, write_config
 
 MEMBER = GridMember(1, "encode_then_pool", "default", 64, 0.75, 0)
+SINGERS = 5
 PER_FOLD = "cross-fitted over 5 folds with dictionaries of their own; each of the 5 groups (30 clips) is tested once"
 BASELINES = ["start", "pca", "kmeans", "frozen_decoder", "permuted"]
 STRICT = {
@@ -38,11 +39,12 @@ STRICT = {
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     root = tmp_path_factory.mktemp("folds")
-    write_voices(root / "voices")
     train = {"latents": 64, "sparsities": [0.75], "layers": [1]}
     splits = {"cross": None, "dictionaries": "per_fold"}
-    evaluate = {"protocols": ["held_out", "strict"], "strict": STRICT}
-    return write_config(root / "c.yaml", tiny("wav2vec2"), FOLDER, train=train, splits=splits, evaluate=evaluate)
+    evaluate = {"protocols": ["held_out", "strict"], "strict": STRICT, "labels": ["technique"]}
+    extract = {"layers": [1]}
+    sections = {"train": train, "splits": splits, "evaluate": evaluate, "extract": extract}
+    return write_config(root / "c.yaml", tiny("wav2vec2"), SUNG, **sections)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,10 @@ def test_dictionary_of_a_fold_is_trained_on_its_training_groups(summary: RunSumm
 def test_held_out_predicts_a_fold_from_the_codes_of_its_dictionary(summary: RunSummary) -> None:
     store, folds = ActivationStore.open(summary.run / "activations"), fold_of(summary.run)
     corpus = Corpus.load(summary.run / "corpus.parquet").select(store.clip_ids).clips
-    splits, classes = fold_splits(np.array([folds[clip] for clip in store.clip_ids])), corpus["label_class"].to_numpy()
+    splits, classes = (
+        fold_splits(np.array([folds[clip] for clip in store.clip_ids])),
+        corpus["label_technique"].to_numpy(),
+    )
     rows = read_table(summary.run / "predictions.parquet").filter(protocol="held_out", sae_id=MEMBER.sae_id)
     predicted = dict(rows.select("clip_id", "predicted_class").iter_rows())
     for fold, split in enumerate(splits):
@@ -87,19 +92,19 @@ def test_run_with_dictionaries_of_each_fold_covers_every_group_and_both_protocol
     results = read_table(summary.run / "results.parquet").filter(pl.col("split") == "test")
     assert not results["sae_id"].str.contains("-fold").any()
     probes = results.filter(pl.col("metric").is_in(["probe_accuracy", "task_balanced_accuracy"]))
-    assert set(probes["groups"]) == {len(VOICES)}
+    assert set(probes["groups"]) == {SINGERS}
     # explained variance is that of the shared dictionary on the test groups of the one split
-    assert (results.filter(pl.col("metric") == "explained_variance")["groups"] < len(VOICES)).all()
+    assert (results.filter(pl.col("metric") == "explained_variance")["groups"] < SINGERS).all()
     tasks = results.filter(pl.col("metric") == "task_balanced_accuracy")
     assert {"sae", "dense", *BASELINES} <= set(tasks["representation"])
     trained = {path.parent.name for path in (summary.run / "saes").glob("*/card.json")}
     shared = {name for name in trained if "-fold" not in name}
-    assert trained == shared | {f"{name}-fold{fold}" for name in shared for fold in range(len(VOICES))}
+    assert trained == shared | {f"{name}-fold{fold}" for name in shared for fold in range(SINGERS)}
 
 
 def test_run_with_dictionaries_of_each_fold_says_so_beside_the_numbers(summary: RunSummary) -> None:
-    assert any(line.strip() == f"probes: {PER_FOLD}" for line in summary.notes["corpus"])
-    assert f"probes: {PER_FOLD}" in summary_tables(summary)
+    assert any(line.strip() == f"probes and regressions: {PER_FOLD}" for line in summary.notes["corpus"])
+    assert f"probes and regressions: {PER_FOLD}" in summary_tables(summary)
     assert summary.report is not None
     page = summary.report.read_text(encoding="utf-8")
     assert "The dictionaries behind these scores were trained anew in each fold" in page

@@ -22,6 +22,7 @@ from otoscope.protocols.strict.regression import fit_ridge_scores
 from otoscope.protocols.strict.structure import score_representation
 from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, prepare_factors, single_label_task
 from otoscope.resampling.groups import each_split, fold_splits, r2_from_sums
+from otoscope.runs.codes import as_of_folds
 from otoscope.runs.inputs import Clips, Features, unprobeable_reason
 
 GROUPS, EACH = 6, 25
@@ -166,6 +167,20 @@ def test_fit_factors_with_features_of_each_fold_has_the_weights_of_the_first() -
     np.testing.assert_array_equal(fit_factors(own, factors, groups=GROUP, split=SPLITS).weights, alone.weights)
     # a mean over other orders of the columns would be of no column
     assert np.abs(fit_factors(features, factors, groups=GROUP, split=SPLITS).weights - alone.weights).max() > 0.1
+
+
+def test_effective_dimensions_are_those_of_the_first_fold_for_activations_and_codes_alike() -> None:
+    (features, own), clips = turned(), clips_of()
+
+    def sizes(units: np.ndarray, of: Clips = clips) -> list[float]:
+        records = measure_representation(Features(units, units), of, HeldOutSettings(), ABOUT).records
+        return [record.value for record in records if record.metric == "effective_latents"]
+
+    layer = as_of_folds(features, Splits(dictionaries="per_fold"), clips.folds)
+    assert sizes(layer) == pytest.approx(sizes(own), rel=0.05)
+    assert as_of_folds(features, Splits(), clips.folds) is features
+    # the mean over folds has weights in more dimensions: activations would seem less compact than codes
+    assert all(shared > 1.1 * one for shared, one in zip(sizes(features), sizes(layer), strict=True))
 
 
 def test_fit_probe_over_folds_adds_up_its_folds() -> None:

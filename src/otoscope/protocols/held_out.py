@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from otoscope.artifacts import fingerprint
 from otoscope.config import Pooling
+from otoscope.corpus.splits import Splits
 from otoscope.corpus.table import SPLITS
 from otoscope.factors.egemaps import SOURCE
 from otoscope.factors.logmel import logmel_table
@@ -30,7 +31,7 @@ from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import Score
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
-from otoscope.runs.codes import code_features, stack_folds, train_mean
+from otoscope.runs.codes import as_of_folds, code_features, stack_folds, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
@@ -174,14 +175,15 @@ def plan(run: Context, material: EvaluationInputs) -> ProtocolRun:
     """Plan one part per dense layer and one per SAE, and the baselines of labels that no model takes part in."""
     config, folder, watch = run.config, run.folder, run.progress
     options = config.evaluate.model_dump(mode="json", include=SETTINGS)
-    settings, shared = HeldOutSettings(**options), fingerprint(code_version(*CODE), material.fingerprint, options)
+    identity = material.fingerprint, options, config.splits.dictionaries
+    settings, shared = HeldOutSettings(**options), fingerprint(code_version(*CODE), *identity)
 
     mean_of = _TrainMeans(material)
     layers = material.store.layers
     members = [(one, fold_members(one, config.splits, material.clips.folds)) for one in training_grid(config, layers)]
     parts = [
         *parts_without_model(material, settings, shared, watch),
-        *(_dense_part(material, layer, settings, shared) for layer in layers),
+        *(_dense_part(material, layer, settings, shared, config.splits) for layer in layers),
         *(_sae_part(material, folder, member, folds, settings, shared, mean_of) for member, folds in members),
         *_components_parts(material, [member for member, _ in members], shared, mean_of),
     ]
@@ -212,9 +214,11 @@ class _TrainMeans:
         return self._known[layer, pooling]
 
 
-def _dense_part(material: EvaluationInputs, layer: int, settings: HeldOutSettings, shared: str) -> CachedResult:
+def _dense_part(
+    material: EvaluationInputs, layer: int, settings: HeldOutSettings, shared: str, splits: Splits
+) -> CachedResult:
     def compute() -> ComputedResult:
-        pooled = material.store.pooled(layer)
+        pooled = as_of_folds(material.store.pooled(layer), splits, material.clips.folds)
         about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
         return measure_representation(Features(pooled, pooled), material.clips, settings, about)
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
+from otoscope.corpus.splits import Splits
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.runs.inputs import Clips, Features
 from otoscope.runs.training import GridMember
@@ -107,6 +108,18 @@ def stack_folds(parts: Sequence[Float[np.ndarray, "clips _p"]]) -> Float[np.ndar
     """
     width = max(part.shape[1] for part in parts)
     return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts])
+
+
+def as_of_folds(
+    units: Float[np.ndarray, "*folds clips p"], splits: Splits, folds: int
+) -> Float[np.ndarray, "*folds clips p"]:
+    """Return a representation once for each fold where folds have dictionaries of their own, else as it is.
+
+    Weights of such a cross-fit are those of the first fold. A mean over folds has more weights that are not 0, so that
+    activations would seem less compact than codes.
+    """
+    shared = splits.dictionaries == "shared" or units.ndim == 3
+    return units if shared else np.broadcast_to(units, (folds, *units.shape))
 
 
 def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:

@@ -31,7 +31,7 @@ from otoscope.protocols.strict.tasks import (
 )
 from otoscope.runs.cache import CachedResult, ComputedResult
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
-from otoscope.runs.codes import FRAMES_PER_BATCH, stack_folds
+from otoscope.runs.codes import FRAMES_PER_BATCH, as_of_folds, stack_folds
 from otoscope.runs.context import Context
 from otoscope.runs.inputs import Clips, EvaluationInputs
 from otoscope.runs.predictions import NOT_TESTED, predicted_key
@@ -142,7 +142,9 @@ class StrictExperiment:
     def shared(self) -> str:
         """Fingerprint of the inputs that all measurements share."""
         settings = self.settings.model_dump(mode="json", exclude=NOT_MEASURED)
-        return fingerprint(code_version(*CODE), self.material.fingerprint, settings)
+        return fingerprint(
+            code_version(*CODE), self.material.fingerprint, settings, self.run.config.splits.dictionaries
+        )
 
     def fold_members(self, member: GridMember) -> list[GridMember]:
         """Return the SAEs of the folds behind the scores of a member; none if the folds share it."""
@@ -185,7 +187,7 @@ class StrictExperiment:
         settings, targets = self.settings, self.targets
         repeat = Repetitions(settings.folds)
         units, records, arrays = (
-            with_noise_if_constant(brought.units, targets),
+            as_of_folds(with_noise_if_constant(brought.units, targets), self.run.config.splits, targets.clips.folds),
             list(brought.records),
             dict(brought.arrays),
         )

@@ -185,8 +185,8 @@ def _cross_fitting(run: RunData) -> str | None:
     weights = "Weights, effective dimensions and gaps are means over folds"
     if run.per_fold:
         weights = (
-            "Weights, effective dimensions and the information of single latents are those of the first fold's "
-            "dictionaries, gaps are means over folds"
+            "Weights, effective dimensions and the information of single latents are those of the first fold, because "
+            "latents of different dictionaries do not correspond; gaps are means over folds"
         )
     return (
         f"{note}. Where this page says test groups, these are all groups in turn. {weights}. Intervals are "
