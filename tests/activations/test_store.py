@@ -255,3 +255,12 @@ def test_no_flipped_bit_of_a_table_changes_a_number(tmp_path: Path, capfd: pytes
         with pytest.raises(DamagedArtifact, match="is damaged"):
             _ = (ActivationStore.open(folder).index, ActivationStore.open(folder).segments)
     assert capfd.readouterr().err == ""
+
+
+def test_a_manifest_that_lost_a_layer_is_damaged(copy: Path):
+    path = copy / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["layers"].pop()
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DamagedArtifact, match=r"manifest\.json is damaged: it lists the layers .*, and files of"):
+        ActivationStore.open(copy)

@@ -50,10 +50,18 @@ SET_ASIDE_TYPES: dict[str, Any] = {"clip_id": pl.String, "path": pl.String, "rea
 def read_manifest(storage: Storage) -> dict[str, Any]:
     """Read the manifest; raise `IncompleteArtifact` if it is missing, `DamagedArtifact` if it is invalid."""
     try:
-        return read_card(storage, MANIFEST, Manifest)
+        manifest = read_card(storage, MANIFEST, Manifest)
     except IncompleteArtifact as error:
         state = "was begun but never finished" if storage.size(CARD) is not None else "holds no activations"
         raise IncompleteArtifact(f"{storage.address} {state}; run the extraction (again), it resumes") from error
+    folders = {file.partition("/")[0] for shard in manifest["shards"] for file in shard["files"]}
+    stored = {int(name.removeprefix("layer_")) for name in folders if name.startswith("layer_")}
+    if manifest["shards"] and stored != (listed := {layer["index"] for layer in manifest["layers"]}):
+        raise DamagedArtifact(
+            f"{storage.address}: {MANIFEST} is damaged: it lists the layers {sorted(listed)}, and files of"
+            f" {sorted(stored)}; extract again"
+        )
+    return manifest
 
 
 def read_typed(path: Path, types: Mapping[str, Any]) -> pl.DataFrame:
