@@ -139,12 +139,12 @@ def dense_units(rows: Float[np.ndarray, "rows width"], fit: Bool[np.ndarray, " r
     return Units("dense", both, np.quantile(both[fit], DENSE_LEVELS, axis=0).astype(np.float32))
 
 
-def cluster_units(rows: Float[np.ndarray, "rows width"], fit: Bool[np.ndarray, " rows"], *, seed: int = 0) -> Units:
+def cluster_units(rows: Float[np.ndarray, "rows width"], fit: Bool[np.ndarray, " rows"]) -> Units:
     """Return k-means clusters of standardised frames as units that are 1 in their own frames."""
     scaled = (rows - rows[fit].mean(0)) / np.maximum(rows[fit].std(0), 1e-6)
     clusters = min(CLUSTERS, int(fit.sum()))
     once: Any = 1  # the stub allows "auto" alone
-    means = MiniBatchKMeans(clusters, random_state=seed, n_init=once, batch_size=2048).fit(scaled[fit])
+    means = MiniBatchKMeans(clusters, random_state=0, n_init=once, batch_size=2048).fit(scaled[fit])
     own = means.predict(scaled)
     values = csr_matrix((np.ones(len(own), np.float32), own, np.arange(len(own) + 1)), shape=(len(own), clusters))
     return Units("cluster", values, np.zeros((1, clusters), dtype=np.float32))

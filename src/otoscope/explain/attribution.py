@@ -59,6 +59,10 @@ def attribute(
     return Decisions(predicted, runner_up, margins, contributions, margins - contributions.sum(axis=1))
 
 
+DRAWS = 10
+"""Random choices of other latents per decision."""
+
+
 def flipped_by_ablation(
     codes: Float[np.ndarray, "clips latents"],
     atoms: Float[np.ndarray, "latents width"],
@@ -67,8 +71,6 @@ def flipped_by_ablation(
     bias: Float[np.ndarray, " classes"],
     *,
     removed: int,
-    draws: int = 10,
-    seed: int = 0,
 ) -> tuple[Float[np.ndarray, " clips"], Float[np.ndarray, " clips"]]:
     """Return whether ablating the latents that contribute most flips each decision, and how often others do.
 
@@ -76,7 +78,7 @@ def flipped_by_ablation(
     the norm of that of the ablated latents.
     """
     found = attribute(codes, atoms, offset, weights, bias)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = codes @ atoms + offset
     flipped, by_others = np.zeros(len(codes)), np.zeros(len(codes))
     for i, code in enumerate(codes):
@@ -87,11 +89,11 @@ def flipped_by_ablation(
         if not len(active):
             by_others[i] = np.nan
             continue
-        for _ in range(draws):
+        for _ in range(DRAWS):
             drawn = rng.choice(active, size=min(removed, len(active)), replace=False)
             other = code[drawn] @ atoms[drawn]
             other *= np.linalg.norm(step) / max(float(np.linalg.norm(other)), 1e-12)
-            by_others[i] += (((means[i] - other) @ weights + bias).argmax() != found.predicted[i]) / draws
+            by_others[i] += (((means[i] - other) @ weights + bias).argmax() != found.predicted[i]) / DRAWS
     return flipped, by_others
 
 

@@ -369,9 +369,6 @@ def intruder_score(
     activations: Float[np.ndarray, " rows"],
     embedding: Float[np.ndarray, "rows dimensions"],
     clips: Int[np.ndarray, " rows"],
-    *,
-    trials: int = TRIALS,
-    seed: int = 0,
 ) -> float:
     """Return how often the odd frame out is found among four in which a latent fires strongly; chance is 0.2.
 
@@ -386,14 +383,14 @@ def intruder_score(
     strong = fires[np.argsort(-activations[fires], kind="stable")[: max(len(fires) // 10, 5)]]
     spread = embedding[known].std(axis=0)
     z = (embedding - embedding[known].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     hits = 0
-    for _ in range(trials):
+    for _ in range(TRIALS):
         chosen = _from_different_clips(strong, clips, 4, rng)
         five = z[[*chosen, int(rng.choice(silent))]]
         distance = np.linalg.norm(five - (five.sum(axis=0) - five) / 4, axis=1)
         hits += int(distance.argmax() == 4)
-    return hits / trials
+    return hits / TRIALS
 
 
 def embedding_auroc(

@@ -97,19 +97,21 @@ def silent_clips(index: ActivationIndex, latent: int) -> Int[np.ndarray, " clips
     return np.flatnonzero(silent)
 
 
-def near_misses(
-    index: ActivationIndex, latent: int, spectra: Float[np.ndarray, "rows bands"], *, top: int = 3, like: int = 20
-) -> list[Example]:
+NEAR_MISSES, STRONGEST = 3, 20
+"""Near misses per latent, and rows whose mean spectrum they are compared with."""
+
+
+def near_misses(index: ActivationIndex, latent: int, spectra: Float[np.ndarray, "rows bands"]) -> list[Example]:
     """Return the rows that look most like those in which a latent fires, and in which it is silent.
 
     `spectra` is the log-mel spectrum of every row of the index, NaN where unknown. Distance is Euclidean from the mean
-    spectrum of the `like` strongest rows. At most one row per clip is returned; the activation is 0.
+    spectrum of the `STRONGEST` rows. At most one row per clip is returned; the activation is 0.
     """
     if spectra.shape[0] != index.rows:
         raise EvaluationError(f"spectra have {spectra.shape[0]} rows, the index has {index.rows}")
     firing = index.firing(latent)
     strongest = firing.rows[np.argsort(-firing.activations, kind="stable")]
-    strongest = strongest[np.isfinite(spectra[strongest]).all(axis=1)][:like]
+    strongest = strongest[np.isfinite(spectra[strongest]).all(axis=1)][:STRONGEST]
     if not strongest.size:
         return []
     distance = np.linalg.norm(spectra - spectra[strongest].mean(axis=0), axis=1)
@@ -117,7 +119,7 @@ def near_misses(
     order = np.argsort(distance, kind="stable")
     order = order[np.isfinite(distance[order])]
     clips = index.clip_of(order)
-    first = np.sort(np.unique(clips, return_index=True)[1])[:top]
+    first = np.sort(np.unique(clips, return_index=True)[1])[:NEAR_MISSES]
     return [Example(int(clips[i]), int(order[i] - index.first_rows[clips[i]]), 0.0) for i in first]
 
 

@@ -152,12 +152,10 @@ class ReadoutExperiment:
     waves: Sequence[Float[np.ndarray, " samples"]]
     on_pass: Callable[[], object] = lambda: None
 
-    def outputs(
-        self, substitute_of: Callable[[int], Substitute] | None = None, *, clips: Sequence[int] | None = None
-    ) -> Float[np.ndarray, "clips concepts"]:
+    def outputs(self, substitute_of: Callable[[int], Substitute] | None = None) -> Float[np.ndarray, "clips concepts"]:
         """Return the outputs for each clip; `substitute_of` gives the substitute of a clip by its position."""
         pooled: list[Float[np.ndarray, " width"]] = []
-        for i in range(len(self.waves)) if clips is None else clips:
+        for i in range(len(self.waves)):
             spliced = self.encoder if substitute_of is None else self._spliced(substitute_of(i))
             encoded = spliced.encode([self.waves[i]], [self.later])
             pooled.append(encoded.layers[self.later][0].numpy().mean(axis=0))
@@ -181,17 +179,19 @@ def relation_direction(
     return (rows - rows.mean(axis=0)).T @ (z - z.mean()) / len(z)
 
 
+COMPONENTS = 10
+"""Principal components of which one is a rival."""
+
+
 def component_direction(
     rows: Float[np.ndarray, "rows width"],
     pooled: Float[np.ndarray, "clips width"],
     values: Float[np.ndarray, " clips"],
-    *,
-    components: int = 10,
 ) -> Float[np.ndarray, " width"]:
-    """Return the principal component of `rows`, of the first ten, that follows a concept best, with its sign."""
+    """Return the principal component of `rows`, of the first `COMPONENTS`, that follows a concept best, signed."""
     centred = rows - rows.mean(axis=0, dtype=np.float64)
     _, vectors = np.linalg.eigh(centred.T @ centred)
-    axes = vectors[:, ::-1][:, :components]
+    axes = vectors[:, ::-1][:, :COMPONENTS]
     known = np.isfinite(values)
     scores = (pooled[known].astype(np.float64) - pooled[known].mean(axis=0)) @ axes
     z = values[known] - values[known].mean()

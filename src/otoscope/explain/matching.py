@@ -1,7 +1,6 @@
 """Matching of the latents of two dictionaries by activations on shared clips, and families of latents of one."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +135,7 @@ def match_codes(
     return LatentMatches(matching.partner, matching.correlation, nearest, nearest_correlation, null_high)
 
 
-def match_indices(one: ActivationIndex, other: ActivationIndex, *, mixtures: int = MIXTURES) -> LatentMatches:
+def match_indices(one: ActivationIndex, other: ActivationIndex) -> LatentMatches:
     """Match the latents of two dictionaries by their mean codes on the clips that both indices hold.
 
     The dictionaries may be of other seeds, presets, layers or encoders. Raises `EvaluationError` with fewer than three
@@ -152,7 +151,7 @@ def match_indices(one: ActivationIndex, other: ActivationIndex, *, mixtures: int
             f"{one.folder.name} and {other.folder.name} share {len(mine)} clips; index both on the same corpus"
         )
     theirs = [position[one.clip_ids[i]] for i in mine]
-    return match_codes(one.clip_means()[mine], other.clip_means()[theirs], mixtures=mixtures)
+    return match_codes(one.clip_means()[mine], other.clip_means()[theirs])
 
 
 def _nearest(
@@ -204,12 +203,10 @@ FAMILIES: dict[str, pl.DataType] = {
 """Columns of `LatentFamilies.table`."""
 
 
-def latent_families(
-    index: ActivationIndex, *, min_phi: float = MIN_PHI, on_part: Callable[[], object] | None = None
-) -> LatentFamilies:
+def latent_families(index: ActivationIndex) -> LatentFamilies:
     """Group the latents of a dictionary by the rows in which they fire.
 
-    Families are those of average linkage on Pearson's correlation of firing (phi), cut at `min_phi`. Only latents that
+    Families are those of average linkage on Pearson's correlation of firing (phi), cut at `MIN_PHI`. Only latents that
     fire are grouped. Raises `EvaluationError` if more than `MAX_LATENTS` fire.
     """
     counts = index.statistics["rows"].to_numpy()
@@ -225,14 +222,12 @@ def latent_families(
             shape=(len(part.row_offsets) - 1, index.latents),
         )[:, latents]
         together += (fires.T @ fires).toarray()
-        if on_part is not None:
-            on_part()
     count = counts[latents].astype(np.float64)
-    return LatentFamilies(latents, _families(together, count, index.rows, min_phi), *_parents(latents, together, count))
+    return LatentFamilies(latents, _families(together, count, index.rows), *_parents(latents, together, count))
 
 
 def _families(
-    together: Float[np.ndarray, "latents latents"], counts: Float[np.ndarray, " latents"], rows: int, min_phi: float
+    together: Float[np.ndarray, "latents latents"], counts: Float[np.ndarray, " latents"], rows: int
 ) -> Int[np.ndarray, " latents"]:
     spread = np.sqrt(counts * (rows - counts))
     scale = spread[:, None] * spread[None]
@@ -241,7 +236,7 @@ def _families(
         return np.full(len(counts), -1)
     np.fill_diagonal(phi, 1.0)
     tree = linkage(squareform(1 - phi, checks=False), method="average")
-    found = fcluster(tree, 1 - min_phi, criterion="distance")
+    found = fcluster(tree, 1 - MIN_PHI, criterion="distance")
     sizes = np.bincount(found)
     order = [name for name in np.argsort(-sizes, kind="stable").tolist() if sizes[name] > 1]
     number = np.full(len(sizes), -1)

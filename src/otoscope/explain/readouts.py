@@ -103,7 +103,6 @@ def fit_readouts(
     *,
     train: Bool[np.ndarray, " clips"],
     valid: Bool[np.ndarray, " clips"],
-    penalties: Sequence[float] = PENALTIES,
 ) -> Readouts:
     r"""Fit $\min_w \text{mean}\,(z - Xw)^2 + \lambda p \lVert w \rVert^2$ per concept, on standardised dimensions.
 
@@ -125,7 +124,7 @@ def fit_readouts(
         left, sizes, right = np.linalg.svd(rows[fitted], full_matrices=False)
         products = left.T @ z[fitted]
         best = np.full(len(members), np.inf)
-        for penalty in penalties:
+        for penalty in PENALTIES:
             shrunk = sizes / (sizes**2 + penalty * width * fitted.sum())
             candidate = right.T @ (shrunk[:, None] * products)
             errors = ((z[checked] - rows[checked] @ candidate) ** 2).mean(axis=0) if checked.any() else np.zeros(1)

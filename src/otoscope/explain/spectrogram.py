@@ -25,12 +25,13 @@ class Spectrogram(NamedTuple):
     duration_s: float
 
 
+WINDOW_S, HOP_S = 0.032, 0.008
+
+
 def spectrogram(
     wave: Float[np.ndarray, " samples"],
     *,
     rate_hz: int,
-    window_s: float = 0.032,
-    hop_s: float = 0.008,
     high_hz: float | None = 8000.0,
 ) -> Spectrogram:
     """Return the spectrogram of a sound: `20 log10 |STFT|`, Hann window, relative to its loudest point.
@@ -45,8 +46,8 @@ def spectrogram(
     """
     if wave.size == 0 or not np.isfinite(wave).all():
         raise EvaluationError(f"a spectrogram needs finite samples; got {wave.size} samples")
-    length = 1 << max(int(np.ceil(np.log2(window_s * rate_hz))), 4)
-    hop = max(round(hop_s * rate_hz), 1)
+    length = 1 << max(int(np.ceil(np.log2(WINDOW_S * rate_hz))), 4)
+    hop = max(round(HOP_S * rate_hz), 1)
     padded = np.pad(wave.astype(np.float64), (length // 2, length // 2 + hop))
     frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
