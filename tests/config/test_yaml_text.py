@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from otoscope.config.yaml_text import format_yaml, parse_yaml
+from otoscope.config.yaml_text import format_yaml, missing_blank, parse_yaml
 from otoscope.errors import ConfigError
 
 LEVELS = "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]" for i in range(12))
@@ -76,3 +76,10 @@ def test_format_yaml_is_read_back_unchanged(text: str) -> None:
     content = {"groups": [text, text], text: 1.5, "n": 3, "f": 1e-7}
     assert parse_yaml(format_yaml(content)) == content
     assert yaml.safe_load(format_yaml({"a": text})) == {"a": text}
+
+
+def test_missing_blank_quotes_a_bounded_part_of_the_line() -> None:
+    (hint,) = missing_blank(f"a: 1\nkind:folder{'x' * 5000}\n")
+    assert hint.startswith("line 2: write a blank after the colon ('kind: folderxxx")
+    assert len(hint) < 300
+    assert missing_blank("a: s3://bucket\nb: 'C:/x'\nstore: s3:/x\nt: 1:30\n") == []

@@ -259,7 +259,7 @@ def missing_blank(text: str) -> list[str]:
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if found := re.search(r"(?:^|[{,])\s*(?:- +)?([a-z_]+):([^\s/\\:,}\]][^,}]*)", line.partition(" #")[0]):
-            return [f"line {number}: write a blank after the colon ('{found[1]}: {found[2].strip()}')"]
+            return [f"line {number}: write a blank after the colon ({quote(f'{found[1]}: {found[2].strip()}')})"]
     return []
 
 
