@@ -14,10 +14,10 @@ from otoscope import ArrayRows, BatchTopK, Gated, JumpReLU, SparseAutoencoder, T
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.sae import kernel_step
 from otoscope.sae.bank import load_progress, save_progress
+from otoscope.sae.kernel_buffers import chunk_size
 from otoscope.sae.kernel_step import (
     KernelStepper,
     bfloat16_speed,
-    chunk_size,
     is_supported,
     pick_stepper,
 )

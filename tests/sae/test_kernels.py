@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.sae import kernel_selection, kernels
-from otoscope.sae.kernel_step import as_table, new_table
+from otoscope.sae.kernel_buffers import as_table, new_table
 
 STEP = 1 << 21
 WIDTHS = [1, 2, 7, 16, 33, 768]

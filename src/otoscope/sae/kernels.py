@@ -500,9 +500,9 @@ def update_rows(
 
 
 @njit(**SUMMED)
-def sum_entries(values: Array, offsets: Array, totals: Array, first: int, last: int) -> None:
-    """Add the sum of the entries of each latent from `first` to `last` to its total."""
-    for latent in range(first, last):
+def sum_entries(values: Array, offsets: Array, totals: Array) -> None:
+    """Add the sum of the entries of each latent to its total."""
+    for latent in range(totals.shape[0]):
         total = values.dtype.type(0)
         for e in range(offsets[latent], offsets[latent + 1]):
             total += values[e]
