@@ -102,6 +102,15 @@ def test_the_reason_for_a_single_split_of_few_groups_is_printed(
     assert line not in printed_with(capsys, table, ROWS, "splits: {cross: 4}\n")
 
 
+def test_an_unknown_covariate_is_refused_at_the_corpus_stage(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    table.write_text("\n".join(["path,site,sex,species", *ROWS]))
+    config = "model: starter\ncorpus: {kind: manifest, table: clips.csv, group: site}\nevaluate: {covariates: [sxe]}\n"
+    table.with_name("c.yaml").write_text(config)
+    outcome = call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))
+    assert outcome.code == 1
+    assert "has no label 'sxe'; did you mean sex" in outcome.err
+
+
 def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     names = "abcdefgh"
     for at, name in enumerate(names):
