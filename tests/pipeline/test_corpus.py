@@ -179,8 +179,14 @@ def test_clips_set_aside_are_printed_with_their_reasons(capsys: pytest.CaptureFi
         (None, "", "the folder of annotations .* does not exist"),
         ({}, "", "no annotations under .*: looked for"),
         ({"norht.txt": "0\t1\towl\n"}, "", "no annotations for any recording, such as east.wav, .*has norht.txt"),
-        ({"north.txt": "0\t1\towl\n"}, "tiers: [words]", "have no tier 'words'; Known: labels"),
+        (
+            {"north.txt": "0\t1\towl\n"},
+            "tiers: [words]",
+            "tier 'words' has no label in any file under .*; Known: labels",
+        ),
         ({"north.txt": "soon\n"}, "tiers: [labels]", "north.txt is not a label file"),
+        ({"north.txt": "0\t1\towl\n", "west.txt": "soon\n"}, "", "west.txt is not a label file"),
+        ({"north.TextGrid": 'File type = "ooTextFile"\nObject class = "TextGrid"\n\nxmin = 0'}, "", "it ends early"),
     ],
 )
 def test_annotations_that_cannot_be_used_are_refused_before_decoding(
@@ -197,12 +203,52 @@ def test_recordings_with_and_without_annotations_are_counted(capsys: pytest.Capt
     files = {"North.txt": line, "gone.txt": line, "words.ctm": ";; by ann\neast 1 0.1 0.2 hello\n"}
     outcome = annotated(capsys, table, files, "")
     assert outcome.code == 0, outcome.err
-    assert "annotations: 2 of 4 recordings have some; none for south.wav, west.wav" in outcome.err
+    counted = "2 of 4 recordings annotated: 2 intervals, 2 labels, tiers: labels, words; none for south.wav, west.wav"
+    assert counted in outcome.err
     assert "annotations: 1 file without a recording in the corpus: gone.txt" in outcome.err
     (table.parent / "more").mkdir()
     write_audio(table.parent / "more" / "north.wav", tone(440.0), RATE_HZ)
     outcome = annotated(capsys, table, files, "", row="more/north.wav,north")
     assert "such as north, each stand for several recordings (more/north.wav, north.wav); put the files" in outcome.err
+
+
+def test_annotation_files_of_recordings_left_out_are_not_without_a_recording(
+    capsys: pytest.CaptureFixture[str], table: Path
+) -> None:
+    files = {f"{site}.txt": "0\t1\towl\n" for site in (*SITES, "gone")}
+    outcome = annotated(capsys, table, files, "max_clips: 3")
+    assert outcome.code == 0, outcome.err
+    assert "3 of 3 recordings annotated: 3 intervals, 1 label, tiers: labels" in outcome.err
+    assert "annotations: 1 file without a recording in the corpus: gone.txt" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{0}000\t{1}000\towl\n", "in a recording of 2.00312 s; are the times in milliseconds?"),
+        ("{0}0000\t{1}0000\towl\n", "in a recording of 2.00312 s; are the times in samples?"),
+    ],
+)
+def test_annotations_in_another_unit_than_seconds_are_refused(
+    capsys: pytest.CaptureFixture[str], table: Path, line: str, message: str
+) -> None:
+    files = {f"{site}.txt": line.format(0, 1) + line.format(1, 2) for site in SITES}
+    outcome = annotated(capsys, table, files, "")
+    assert outcome.code == 1
+    assert "8 of 8 intervals under " in outcome.err
+    assert message in outcome.err
+
+
+def test_too_few_and_late_intervals_are_announced(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    files = {f"{site}.txt": "0\t1\towl\n" * 5 + "1\t2.5\tend\n" for site in SITES}
+    outcome = annotated(capsys, table, files, "")
+    assert outcome.code == 0, outcome.err
+    assert "warning: intervals that end after their recordings: 4 of 24; they are cut or left out" in outcome.err
+    assert "explain skips annotated labels" not in outcome.err
+    outcome = annotated(capsys, table, dict.fromkeys(files, "0\t1\towl\n"), "")
+    assert (
+        "warning: explain skips annotated labels: no annotated label has 5 intervals in the test groups" in outcome.err
+    )
 
 
 def annotated(

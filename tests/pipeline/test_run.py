@@ -463,7 +463,8 @@ def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: P
     changed, heard = f"corpus.annotations={tmp_path}", Heard()
     run(load_config(path, [changed]), summary.run, until="explain", progress=heard)
     assert f"{CLIPS} clips of {CLIPS} have annotations" in heard.lines
-    assert "annotations that end after their recordings: 1; they are cut or left out" in heard.lines
+    late_ones = f"intervals that end after their recordings: 1 of {2 * CLIPS + 3}"
+    assert f"warning: {late_ones}; they are cut or left out" in heard.lines
     assert "annotations that overlap others of their tier: 3; frames in several carry each label" in heard.lines
     assert "annotations that are points in time: 1; each marks the nearest frame" in heard.lines
     explained = summary.run / "explain"
@@ -477,8 +478,13 @@ def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: P
     for row in examples.iter_rows(named=True):
         sound = soundfile.info(explained / row["audio"])
         assert 0 < sound.frames / sound.samplerate <= row["end_s"] - row["start_s"] + 0.21
-    with pytest.raises(CorpusError, match=r"have no tier 'words'; .*labels"):
+    with pytest.raises(CorpusError, match=r"tier 'words' has no label in any file under .*; .*labels"):
         again(summary, path, changed, "corpus.tiers=[words]", until="explain")
+    for other in tmp_path.rglob("*.txt"):
+        other.write_text("0.0\t0.1\tonce\n" if other == file else "")
+    run(load_config(path, [changed]), summary.run, until="explain", progress=heard)
+    assert sum("explain skips annotated labels: no annotated label has 5" in line for line in heard.lines) == 2
+    assert pl.read_parquet(explained / "annotated_labels.parquet").is_empty()
     again(summary, path, until="explain")
     assert not list(explained.glob("annotated*"))
 

@@ -141,12 +141,21 @@ def mono_blocks(
 
 def _outside(start_s: float, duration_s: float | None, length_s: float, rate_hz: int) -> AudioError:
     end = "its end" if duration_s is None else f"{start_s + duration_s:g} s"
-    end_s = start_s + (duration_s or 0.0)
-    units = {"milliseconds": 1000, "samples": rate_hz} if end_s > 5 * length_s else {}
-    unit = next((f"; are its times in {unit}?" for unit, per_s in units.items() if end_s <= per_s * length_s), "")
+    unit = likely_unit(start_s + (duration_s or 0.0), length_s, rate_hz=rate_hz)
+    hint = f"; are its times in {unit}?" if unit else ""
     return AudioError(
-        f"exceeds the recording: the segment lasts from {start_s:g} s to {end}, the recording {length_s:g} s{unit}"
+        f"exceeds the recording: the segment lasts from {start_s:g} s to {end}, the recording {length_s:g} s{hint}"
     )
+
+
+def likely_unit(end_s: float, length_s: float, *, rate_hz: int) -> str | None:
+    """Return the unit in which a time far beyond a recording would lie in it; None if there is none.
+
+    >>> [likely_unit(end_s, 0.5, rate_hz=8000) for end_s in (450.0, 4000.0, 0.6)]
+    ['milliseconds', 'samples', None]
+    """
+    units = {"milliseconds": 1000, "samples": rate_hz} if end_s > 5 * length_s else {}
+    return next((unit for unit, per_s in units.items() if end_s <= per_s * length_s), None)
 
 
 def resample(wave: Float32[np.ndarray, " samples"], *, from_hz: int, to_hz: int) -> Float32[np.ndarray, " resampled"]:

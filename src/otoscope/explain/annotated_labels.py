@@ -44,6 +44,10 @@ TOLERANCES_S = (0.02, 0.05)
 MIN_EVENTS = 5
 """Fewest intervals of a label on either side of the split."""
 
+TOO_FEW = f"no annotated label has {MIN_EVENTS} intervals in the test groups and as many in the others"
+MORE = "annotate more clips, or list other tiers"
+"""Reason why no label is scored, and its remedy."""
+
 UNIT_COLUMNS: dict[str, Any] = {
     "tier": pl.String(), "label": pl.String(), "unit": pl.String(), "number": pl.Int64(), "threshold": pl.Float64(),
     "f1": pl.Float64(), "f1_low": pl.Float64(), "f1_high": pl.Float64(), "f1_fit": pl.Float64(),
@@ -70,12 +74,8 @@ class AnnotatedFrames:
 
     def labels(self) -> list[tuple[str, str]]:
         """Return tier and label of all that have `MIN_EVENTS` intervals on both sides of the split."""
-        counts: dict[tuple[str, str], list[int]] = {}
         is_test = dict(zip(self.clip.tolist(), self.test.tolist(), strict=True))
-        for clip, intervals in enumerate(self.intervals):
-            for one in intervals:
-                counts.setdefault((one.tier, one.label), [0, 0])[int(is_test.get(clip, False))] += 1
-        return sorted(key for key, events in counts.items() if min(events) >= MIN_EVENTS)
+        return frequent_labels(self.intervals, [is_test.get(clip, False) for clip in range(len(self.intervals))])
 
     def carries(self, labels: Sequence[tuple[str, str]]) -> Bool[np.ndarray, "rows labels"]:
         """Return true where the centre of a frame lies in an interval of the label; a point marks the nearest frame."""
@@ -98,6 +98,15 @@ class AnnotatedFrames:
     def onsets_s(self, label: tuple[str, str], clip: int) -> list[float]:
         """Return the starts of a label's intervals in a clip."""
         return sorted(one.start_s for one in self.intervals[clip] if (one.tier, one.label) == label)
+
+
+def frequent_labels(intervals: Sequence[Sequence[AnnotatedInterval]], test: Sequence[bool]) -> list[tuple[str, str]]:
+    """Return tier and label of all that have `MIN_EVENTS` intervals in test clips and as many in the others."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for of_clip, is_test in zip(intervals, test, strict=True):
+        for one in of_clip:
+            counts.setdefault((one.tier, one.label), [0, 0])[is_test] += 1
+    return sorted(key for key, events in counts.items() if min(events) >= MIN_EVENTS)
 
 
 class Units(NamedTuple):
@@ -157,10 +166,7 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
     """
     labels = frames.labels()
     if not labels:
-        raise EvaluationError(
-            f"no annotated label has {MIN_EVENTS} intervals in the test groups and as many in the others; annotate "
-            "more clips, or list other tiers"
-        )
+        raise EvaluationError(f"{TOO_FEW}; {MORE}")
     carried = frames.carries(labels)
     rng = np.random.default_rng(seed)
     rotated = [_rotate(carried, frames.clip, rng) for _ in range(ROTATIONS)]

@@ -10,12 +10,15 @@ from scipy.sparse import csr_matrix, vstack
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
-from otoscope.errors import CorpusError
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.annotated_labels import (
+    MORE,
+    TOO_FEW,
+    UNIT_COLUMNS,
     LabelExample,
     cluster_units,
     dense_units,
+    frequent_labels,
     gather_annotated_frames,
     label_examples,
     latent_units,
@@ -23,7 +26,7 @@ from otoscope.explain.annotated_labels import (
 )
 from otoscope.explain.artifacts import Sound
 from otoscope.explain.card_tables import choose_clips
-from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, choose_tiers, count_overlaps, within_clip
+from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, count_overlaps, within_clip
 from otoscope.formatting import count
 
 MARGIN_S = 0.1
@@ -63,14 +66,15 @@ def annotation_tables(
 ) -> AnnotationTables:
     """Score every latent on the annotated labels of at most `clips` clips; see `score_labels`.
 
-    `corpus` lists the clips of the index in its order. Raises `CorpusError` if no clip is annotated or a tier is
-    unknown, `EvaluationError` if no label has enough intervals on both sides of the split.
+    `corpus` lists the clips of the index in its order. The tables are empty if no label has enough intervals on both
+    sides of the split.
     """
     intervals, notes = _read_intervals(corpus, annotations, tiers)
     splits, groups = corpus.clips["split"].to_list(), corpus.clips["group"].to_list()
-    annotated = list(intervals)
-    chosen = choose_clips([splits[i] for i in annotated], [groups[i] for i in annotated], clips=clips)
-    positions = [annotated[i] for i in chosen]
+    positions = choose_annotated(corpus, list(intervals), clips=clips)
+    if not frequent_labels([intervals[i] for i in positions], [splits[i] == "test" for i in positions]):
+        examples = pl.DataFrame(schema=EXAMPLE_COLUMNS)
+        return AnnotationTables(pl.DataFrame(schema=UNIT_COLUMNS), examples, {}, [*notes, f"{SKIPPED}; {MORE}"])
     ids = [index.clip_ids[i] for i in positions]
     frames = gather_annotated_frames(
         index, positions, [intervals[i] for i in positions], times_of=store.times_of, splits=splits, groups=groups
@@ -90,34 +94,32 @@ def annotation_tables(
     return AnnotationTables(scores, pl.DataFrame(table, schema=EXAMPLE_COLUMNS, orient="row"), sounds, notes)
 
 
+SKIPPED = f"explain skips annotated labels: {TOO_FEW}"
+
+
+def choose_annotated(corpus: Corpus, annotated: Sequence[int], *, clips: int) -> list[int]:
+    """Return the positions of at most `clips` annotated clips, half of them of test groups."""
+    splits, groups = corpus.clips["split"].to_list(), corpus.clips["group"].to_list()
+    chosen = choose_clips([splits[i] for i in annotated], [groups[i] for i in annotated], clips=clips)
+    return [annotated[i] for i in chosen]
+
+
 def _read_intervals(
     corpus: Corpus, annotations: AnnotationFolder, tiers: Sequence[str]
 ) -> tuple[dict[int, list[AnnotatedInterval]], list[str]]:
     """Return the intervals of each annotated clip by its position, relative to its start, and notes."""
-    found: dict[int, list[AnnotatedInterval]] = {}
-    beyond = 0
-    for position, row in enumerate(corpus.clips.iter_rows(named=True)):
-        whole = annotations.of(row["path"], rate_hz=row["rate_hz"])
-        inside, late = within_clip(whole, start_s=row["start_s"], duration_s=row["duration_s"])
-        beyond += late if row["start_s"] == 0 else 0  # a segment's recording goes on behind it
+    chosen: dict[int, list[AnnotatedInterval]] = {}
+    rows = corpus.clips.iter_rows(named=True)
+    for position, (row, whole) in enumerate(zip(rows, annotations.of_clips(corpus.clips, tiers), strict=True)):
+        inside, _ = within_clip(whole, start_s=row["start_s"], duration_s=row["duration_s"])
         if inside:
-            found[position] = inside
-    if not found:
-        first = corpus.clips["path"][0]
-        raise CorpusError(
-            f"no file under {annotations.root} belongs to a clip of the corpus; name each like its recording ({first})"
-        )
-    known = [one for intervals in found.values() for one in intervals]
-    kept = set(choose_tiers(known, tiers, where=f"the annotations under {annotations.root}"))
-    chosen = {clip: [one for one in intervals if one in kept] for clip, intervals in found.items()}
-    notes = [f"{count(len(found), 'clip')} of {corpus.clips.height} have annotations"]
-    if beyond:
-        notes.append(f"annotations that end after their recordings: {beyond:,}; they are cut or left out")
+            chosen[position] = inside
+    notes = [f"{count(len(chosen), 'clip')} of {corpus.clips.height} have annotations"]
     if overlaps := sum(map(count_overlaps, chosen.values())):
         notes.append(f"annotations that overlap others of their tier: {overlaps:,}; frames in several carry each label")
     if points := sum(one.end_s == one.start_s for intervals in chosen.values() for one in intervals):
         notes.append(f"annotations that are points in time: {points:,}; each marks the nearest frame")
-    return {clip: intervals for clip, intervals in chosen.items() if intervals}, notes
+    return chosen, notes
 
 
 def _cut(corpus: Corpus, position: int, example: LabelExample, rate_hz: int) -> Sound:

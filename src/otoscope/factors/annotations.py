@@ -8,10 +8,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
+
+import polars as pl
 
 from otoscope.errors import CorpusError, quote, suggest
 from otoscope.formatting import count, is_clean, one_line
@@ -54,9 +56,19 @@ def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[Annota
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise CorpusError(f"{path} has no known annotation format; {suggest(path.suffix.lower(), READERS)}")
+    found = [one for one in _parse(path, lambda text: reader(text, recording, rate_hz)) if one.label]
+    _require_valid(path, found)
+    return sorted(found)
+
+
+Row = TypeVar("Row")
+
+
+def _parse(path: Path, read: Callable[[str], Iterable[Row]]) -> list[Row]:
+    """Return what `read` finds in the text of a file; raise `CorpusError` if it does not fit the format."""
     text = _decode(path)
     try:
-        found = [interval for interval in reader(text, recording, rate_hz) if interval.label]
+        return list(read(text))
     except (
         ValueError,
         TypeError,
@@ -70,7 +82,11 @@ def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[Annota
         raise CorpusError(
             f"{path} is not a {FORMATS[path.suffix.lower()]} ({one_line(error, 120)}); correct or remove it"
         ) from error
-    for interval in found:
+
+
+def _require_valid(path: Path, intervals: Iterable[AnnotatedInterval]) -> None:
+    """Raise `CorpusError` for times that are negative, not finite or reversed, and for labels that are too long."""
+    for interval in intervals:
         if not (math.isfinite(interval.end_s) and 0 <= interval.start_s <= interval.end_s):
             raise CorpusError(
                 f"{path}: {quote(interval.label)} of tier {quote(interval.tier)} lasts from {interval.start_s:g} to "
@@ -83,7 +99,6 @@ def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[Annota
             )
         if not (is_clean(interval.label) and is_clean(interval.tier)):
             raise CorpusError(f"{path}: {quote(interval.label)} of tier {quote(interval.tier)} has a control character")
-    return sorted(found)
 
 
 def within_clip(
@@ -120,19 +135,6 @@ def count_overlaps(intervals: Sequence[AnnotatedInterval]) -> int:
             overlaps += one.start_s < last_end_s.get(one.tier, 0.0)
             last_end_s[one.tier] = max(one.end_s, last_end_s.get(one.tier, 0.0))
     return overlaps
-
-
-def choose_tiers(
-    intervals: Sequence[AnnotatedInterval], tiers: Sequence[str], *, where: str
-) -> list[AnnotatedInterval]:
-    """Return the intervals of the listed tiers, or of all if none is listed; raise `CorpusError` for an unknown one."""
-    _require_known(tiers, {one.tier for one in intervals}, where=where)
-    return [one for one in intervals if not tiers or one.tier in tiers]
-
-
-def _require_known(tiers: Sequence[str], known: set[str], *, where: str) -> None:
-    if missing := [tier for tier in tiers if tier not in known]:
-        raise CorpusError(f"{where} have no tier {quote(missing[0])}; {suggest(missing[0], known)}")
 
 
 def _decode(path: Path) -> str:
@@ -318,17 +320,21 @@ class _ShallowTree(ElementTree.TreeBuilder):
 
 
 def _ctm(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
-    """Read the lines of one recording: name, channel, start, duration, word and, if given, a confidence."""
+    """Read the lines of one recording."""
     del rate_hz
+    return (interval for name, interval in _ctm_lines(text) if name == recording)
+
+
+def _ctm_lines(text: str) -> Iterator[tuple[str, AnnotatedInterval]]:
+    """Read lines of recording, channel, start, duration, word and, if given, a confidence."""
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields or fields[0].startswith(";;"):
             continue
         if len(fields) < 5:
             raise ValueError(f"line {number} has {len(fields)} fields; expected name, channel, start, duration, word")
-        if fields[0] == recording:
-            start_s = float(fields[2])
-            yield AnnotatedInterval("words", start_s, start_s + float(fields[3]), fields[4])
+        start_s = float(fields[2])
+        yield fields[0], AnnotatedInterval("words", start_s, start_s + float(fields[3]), fields[4])
 
 
 def _timit(tier: str) -> Reader:
@@ -397,57 +403,68 @@ class AnnotationFolder:
 
     def of(self, recording: str, *, rate_hz: int) -> list[AnnotatedInterval]:
         """Return the intervals of a recording by its path relative to the corpus; empty if it has no file."""
-        found: list[AnnotatedInterval] = []
-        for path in (*self._by_name.get(self._key(recording), []), *self._tables):
-            found += read_annotations(path, recording=PurePosixPath(recording).stem, rate_hz=rate_hz)
+        name = PurePosixPath(recording).stem
+        found = list(self._of_tables.get(name, []))
+        for path in self._by_name.get(self._key(recording), []):
+            found += read_annotations(path, recording=name, rate_hz=rate_hz)
         return sorted(found)
 
-    def coverage(self, recordings: Sequence[str]) -> list[str]:
-        """Return the number of recordings that have annotations, the others, and files without recording or with two.
+    def of_clips(self, clips: pl.DataFrame, tiers: Sequence[str]) -> Iterator[list[AnnotatedInterval]]:
+        """Yield the intervals of the tiers, or of all, in the recording of each clip; neighbours share one reading."""
+        of = lru_cache(maxsize=1)(self.of)
+        for path, rate_hz in clips.select("path", "rate_hz").iter_rows():
+            yield [one for one in of(path, rate_hz=rate_hz) if not tiers or one.tier in tiers]
 
-        Raises `CorpusError` if no recording has any.
-        """
+    def check(self, recordings: Sequence[str], tiers: Sequence[str]) -> None:
+        """Read all files of the recordings; raise `CorpusError` if one cannot be read, or a tier has no label."""
+        if not recordings:  # none is possible, which has a reason of its own
+            return
+        if not any(self._has(one) for one in recordings):
+            files = [path for paths in self._by_name.values() for path in paths] or self._tables
+            raise CorpusError(
+                f"no annotations for any recording, such as {recordings[0]}, under {self.root}, which has"
+                f" {files[0].relative_to(self.root)}; name each file like its recording"
+            )
+        known: set[str] = set()
+        faults: list[CorpusError] = []
+        for recording in recordings:
+            try:
+                known |= {one.tier for one in self.of(recording, rate_hz=1)}
+            except CorpusError as error:
+                faults.append(error)
+        if faults:
+            more = count(len(faults) - 1, "more recording")
+            others = f"; annotations of {more} cannot be read either" if len(faults) > 1 else ""
+            raise CorpusError(f"{faults[0]}{others}")
+        if missing := [tier for tier in tiers if tier not in known]:
+            others = suggest(missing[0], known) if known else "nor has any other tier"
+            raise CorpusError(f"tier {quote(missing[0])} has no label in any file under {self.root}; {others}")
+        if not known:
+            raise CorpusError(f"no file under {self.root} has a label for the recordings; label the intervals")
+
+    def notes(self, recordings: Sequence[str], *, left_out: Iterable[str]) -> list[str]:
+        """Return notes about files without a recording, used or left out, and files that several recordings share."""
         of_key: dict[str, list[str]] = {}
         for recording in recordings:
             of_key.setdefault(self._key(recording), []).append(recording)
-        missing = [
-            one
-            for key, sharing in of_key.items()
-            for one in sharing
-            if key not in self._by_name and PurePosixPath(one).stem not in self._names_in_tables
-        ]
-        missing.sort()
-        if recordings and len(missing) == len(recordings):
-            files = [path for paths in self._by_name.values() for path in paths] or self._tables
-            raise CorpusError(
-                f"no annotations for any recording, such as {missing[0]}, under {self.root}, which has"
-                f" {files[0].relative_to(self.root)}; name each file like its recording"
-            )
-        lines = [f"annotations: {len(recordings) - len(missing):,} of {count(len(recordings), 'recording')} have some"]
-        if missing:
-            lines[0] += f"; none for {_some(missing)}"
-        unused = [path.name for key, paths in self._by_name.items() if key not in of_key for path in paths]
+        known = of_key.keys() | set(map(self._key, left_out))
+        lines: list[str] = []
+        unused = [path.name for key, paths in self._by_name.items() if key not in known for path in paths]
         if unused:
             lines.append(
-                f"annotations: {count(len(unused), 'file')} without a recording in the corpus: {_some(unused)}"
+                f"annotations: {count(len(unused), 'file')} without a recording in the corpus: {first_names(unused)}"
             )
         shared = {key: sharing for key, sharing in of_key.items() if len(sharing) > 1 and key in self._by_name}
         for key, sharing in list(shared.items())[:1]:
             several = f"{count(len(shared), 'name')} of annotation files, such as {key}"
             lines.append(
-                f"warning: {several}, each stand for several recordings ({_some(sharing)}); put the files into"
+                f"warning: {several}, each stand for several recordings ({first_names(sharing)}); put the files into"
                 " sub-folders named like those of their recordings"
             )
         return lines
 
-    def require_tiers(self, recordings: Iterable[str], tiers: Sequence[str]) -> None:
-        """Raise `CorpusError` if no recording has one of the tiers; reads files until all are found."""
-        known: set[str] = set()
-        for recording in recordings:
-            if known >= set(tiers):
-                return
-            known |= {one.tier for one in self.of(recording, rate_hz=1)}
-        _require_known(tiers, known, where=f"the annotations under {self.root}")
+    def _has(self, recording: str) -> bool:
+        return PurePosixPath(recording).stem in self._of_tables or self._key(recording) in self._by_name
 
     def _key(self, recording: str) -> str:
         """Return the name by which the files of a recording are found: with its folder if there are such files."""
@@ -456,12 +473,19 @@ class AnnotationFolder:
         return path if path in self._by_name else name.name.lower()
 
     @cached_property
-    def _names_in_tables(self) -> set[str]:
-        lines = (line.split(maxsplit=1) for path in self._tables for line in _decode(path).splitlines())
-        return {fields[0] for fields in lines if fields and not fields[0].startswith(";;")}
+    def _of_tables(self) -> dict[str, list[AnnotatedInterval]]:
+        """Intervals of the CTM files by the name of the recording; each file is read once for all of them."""
+        found: dict[str, list[AnnotatedInterval]] = {}
+        for path in self._tables:
+            rows = _parse(path, _ctm_lines)
+            _require_valid(path, (interval for _, interval in rows))
+            for name, interval in rows:
+                found.setdefault(name, []).append(interval)
+        return found
 
 
-def _some(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """Return the first names of recordings or files, separated by commas."""
     return ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -9,6 +10,7 @@ import polars as pl
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint, write_table
 from otoscope.config import RunConfig
+from otoscope.corpus.audio import likely_unit
 from otoscope.corpus.catalog import build_corpus, list_clips
 from otoscope.corpus.checks import (
     TooManySetAside,
@@ -21,10 +23,13 @@ from otoscope.corpus.datasets.folder import FolderCorpus
 from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.health import count_suspects, health_summary
 from otoscope.corpus.listing import CorpusSpec, Listing
+from otoscope.corpus.selection import SelectableCorpus
 from otoscope.corpus.splits import one_split_reason
 from otoscope.corpus.table import SPLITS, Corpus
-from otoscope.errors import CorpusError
-from otoscope.factors.annotations import AnnotationFolder
+from otoscope.errors import CorpusError, quote
+from otoscope.explain.annotated_labels import MORE, frequent_labels
+from otoscope.explain.annotation_tables import SKIPPED, choose_annotated
+from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, first_names, within_clip
 from otoscope.formatting import count
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
@@ -64,8 +69,7 @@ def corpus(run: Context) -> None:
     def work() -> None:
         if annotations is not None:
             recordings = listing.clips["path"].unique().sort().to_list()
-            annotations.coverage(recordings)  # before minutes of decoding
-            annotations.require_tiers(recordings, config.corpus.tiers)
+            annotations.check(recordings, config.corpus.tiers)  # before minutes of decoding
         with progress_counter(progress, "checking clips", "clips") as on_progress:
             try:
                 built = build_corpus(
@@ -87,7 +91,9 @@ def corpus(run: Context) -> None:
     table = load_corpus(folder)
     lines = _summary(run.config, listing, table)
     if annotations is not None:
-        lines += annotations.coverage(table.clips["path"].unique().sort().to_list())
+        lines += _annotations(config, annotations, listing, table)
+        listed = _listed_before_choice(config.corpus, listing, folder.sound)
+        lines += annotations.notes(table.clips["path"].unique().sort().to_list(), left_out=listed)
     if suspects := count_suspects(table.suspects):
         lines.append(f"{suspects} listed in {tables[1]}; all are used")
     if not table.set_aside.is_empty():
@@ -114,6 +120,75 @@ def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
     lines += filter(None, map(corpus.groups_per_class, probed))
     lines += _warnings(config.corpus, listing, corpus, probed, all_labels=config.evaluate.labels is None)
     return lines + health_summary(corpus.suspects, corpus.clips, lengths=not config.corpus.sets_length)
+
+
+def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: Listing, corpus: Corpus) -> list[str]:
+    """Return the numbers of intervals and labels, and warnings about them; raise `CorpusError` for other units.
+
+    The times are compared with the lengths of recordings that are one clip.
+    """
+    whole = set(listing.clips.filter(pl.col("duration_s").is_null() & (pl.col("start_s") == 0.0))["path"])
+    of_recording: dict[str, int] = {}
+    of_clip: dict[int, list[AnnotatedInterval]] = {}
+    labels: set[tuple[str, str]] = set()
+    late, far, example = 0, 0, ""
+    found = annotations.of_clips(corpus.clips, config.corpus.tiers)
+    for position, (row, intervals) in enumerate(zip(corpus.clips.iter_rows(named=True), found, strict=True)):
+        inside, beyond = within_clip(intervals, start_s=row["start_s"], duration_s=row["duration_s"])
+        if inside:
+            of_clip[position] = inside
+        if row["path"] in of_recording:
+            continue
+        of_recording[row["path"]] = len(intervals)
+        labels |= {(one.tier, one.label) for one in intervals}
+        if row["path"] in whole and beyond:
+            late += beyond
+            far += sum(one.end_s > FAR * row["duration_s"] for one in intervals)
+            last = max(intervals, key=lambda one: one.end_s)
+            unit = likely_unit(last.end_s, row["duration_s"], rate_hz=row["rate_hz"])
+            example = example or (
+                f"{quote(last.label)} of {row['path']} from {last.start_s:g} to {last.end_s:g} s in a recording of"
+                f" {row['duration_s']:g} s" + (f"; are the times in {unit}?" if unit else "; give seconds")
+            )
+    total = sum(of_recording.values())
+    if not total:
+        annotations.check(list(of_recording), config.corpus.tiers)
+    if 2 * far > total:
+        raise CorpusError(
+            f"{far:,} of {count(total, 'interval')} under {annotations.root} end long after the recording,"
+            f" such as {example}"
+        )
+    tiers = sorted({tier for tier, _ in labels})
+    missing = [path for path, number in of_recording.items() if not number]
+    lines = [
+        f"{len(of_recording) - len(missing):,} of {count(len(of_recording), 'recording')} annotated:"
+        f" {count(total, 'interval')}, {count(len(labels), 'label')}, tiers: {first_names(tiers)}"
+        + (f"; none for {first_names(sorted(missing))}" if missing else "")
+    ]
+    if late:
+        lines.append(
+            f"warning: intervals that end after their recordings: {late:,} of {total:,}; they are cut or left out"
+        )
+    chosen = choose_annotated(corpus, list(of_clip), clips=config.explain.clips)
+    is_test = [corpus.clips["split"][i] == "test" for i in chosen]
+    if "annotations" in config.explain.only and not frequent_labels([of_clip[i] for i in chosen], is_test):
+        lines.append(f"warning: {SKIPPED}; {MORE}")
+    return lines
+
+
+FAR = 5
+"""Length of a recording, times which an annotation ends long after it."""
+
+
+def _listed_before_choice(spec: CorpusSpec, listing: Listing, cache: Path) -> list[str]:
+    """Return the recordings, with those that `include`, `exclude`, `take` and `max_clips` leave out."""
+    listed = listing.clips["path"].to_list()
+    if isinstance(spec, SelectableCorpus):
+        whole = spec.model_copy(update={"include": (), "exclude": (), "take": None, "max_clips": None})
+        if whole != spec:
+            with suppress(CorpusError):  # the pattern may not match names that are left out
+                listed += whole.listing(cache).clips["path"].to_list()
+    return listed
 
 
 def _splits(corpus: Corpus, readers: str, *, per_fold: bool) -> list[str]:

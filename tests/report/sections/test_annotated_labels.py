@@ -62,6 +62,16 @@ def test_annotated_labels_outside_the_folder_are_refused(folder, tmp_path):
         annotated_labels(read_run(folder))
 
 
+def test_annotated_labels_that_could_not_be_scored_are_one_sentence(folder):
+    for name in ("annotated_labels", "annotated_examples"):
+        path = folder / "explain" / f"{name}.parquet"
+        write_table(path, pl.read_parquet(path).clear())
+    run = read_run(folder)
+    page = render(run, all_figures(run))
+    assert "Annotated labels are not scored: no annotated label has 5 intervals in the test groups" in page
+    assert 'aria-label="Annotated labels"' not in page
+
+
 def test_runs_without_annotations_have_no_section(tmp_path):
     assert annotated_labels(read_run(make_run(tmp_path / "run"))) is None
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
+from otoscope.explain.annotated_labels import TOO_FEW
 from otoscope.formatting import count, decimal, known
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
@@ -38,11 +39,11 @@ class LabelRow(NamedTuple):
 
 
 class AnnotatedLabels(NamedTuple):
-    """Rows in order of F1, and the whole table as a download."""
+    """Rows in order of F1, and the whole table as a download; no rows and None if no label could be scored."""
 
     introduction: str
     rows: Sequence[LabelRow]
-    download: Download
+    download: Download | None
 
 
 def annotated_labels(run: RunData) -> AnnotatedLabels | None:
@@ -51,6 +52,8 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
     if not (folder / "annotated_labels.parquet").is_file():
         return None
     scores = read_table(folder / "annotated_labels.parquet")
+    if scores.is_empty():
+        return AnnotatedLabels(f"Annotated labels are not scored: {TOO_FEW}.", [], None)
     examples = read_table(folder / "annotated_examples.parquet")
     tiers = scores["tier"].n_unique() > 1
     of_latents = scores.filter(pl.col("unit") == "latent").sort("f1", descending=True)
