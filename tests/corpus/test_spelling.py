@@ -22,7 +22,7 @@ def listing(groups: list[str], **columns: list[object]) -> Listing:
     ("groups", "clean"),
     [
         (["spk0", "spk0 ", "\ufeffspk0"], ["spk0"] * 3),
-        (["2", "2.0", "02", "3.0"], ["2", "2", "2", "3.0"]),
+        (["2", "2.0", "+2", "3.0"], ["2", "2", "2", "3.0"]),
         (["Zo\u00eb", "Zoe\u0308"], ["Zo\u00eb"] * 2),
         (["a  b", "a\tb", "a b"], ["a b"] * 3),
         (["1.2.3", "+", "-", "."], ["1.2.3", "+", "-", "."]),
@@ -41,6 +41,13 @@ def test_clean_listing_notes_unified_and_case_only_spellings() -> None:
     assert notes[0] == "group: 1 spelling unified ('2.0' as '2')"
     assert notes[1].startswith("warning: group: values that differ only in case (Ann and ann)")
     assert clean_listing(listing(["1", "2", "ann"])).notes == ()
+
+
+def test_clean_listing_keeps_codes_of_classes_apart_but_not_of_groups() -> None:
+    cleaned = clean_listing(listing(["1", "01", "2"], label_lab=["1", "01", "1.0"]))
+    assert cleaned.clips["group"].to_list() == ["1", "1", "2"]
+    assert cleaned.clips["label_lab"].to_list() == ["1", "01", "1"]
+    assert any("label_lab: values that differ only in zeros in front (01 and 1): they" in n for n in cleaned.notes)
 
 
 def test_clean_listing_makes_blank_labels_and_nan_factors_missing() -> None:

@@ -106,7 +106,7 @@ def test_factor_name_in_two_sources_is_refused(corpus: Corpus, tmp_path: Path, m
         ("path,note\nx/a.wav,hm\n", "no numeric column except path"),
         (
             "path,f0\nx/a.wav,1\nx/b.wav,~2\nx/c.wav,3\n",
-            r"no numeric column .*; f0: 1 of its 3 values is no number \('~2' in line 3\)",
+            r"no numeric column .*; f0: 1 of its 3 values is not a number \('~2' in line 3\)",
         ),
         ("path,age\nx/a.wav,inf\n", "the column 'age' must be finite; leave missing values empty; got 'inf' in line 2"),
     ],
@@ -143,7 +143,7 @@ def test_factor_table_is_read_before_measurement(
 def test_factor_table_names_the_value_that_keeps_a_column_from_being_a_factor(corpus: Corpus, tmp_path: Path) -> None:
     own = write(tmp_path / "own.csv", "path,age,f0\nx/a.wav,1,2\nx/b.wav,-999,~3\nx/c.wav,3,4\n")
     notes = build_factors(corpus, egemaps=False, truth=False, table=own).notes
-    reason = "f0 is no factor: 1 of its 3 values is no number ('~3' in line 3); correct them, or leave them empty"
+    reason = "f0 is not a factor: 1 of its 3 values is not a number ('~3' in line 3); correct them, or leave them empty"
     assert f"warning: own.csv: {reason}" in notes
     missing = "age: 1 of its 3 values is -999 (in line 3), read as a number; correct them, or leave them empty"
     assert f"warning: own.csv: {missing}" in notes
@@ -156,7 +156,7 @@ def test_factor_table_notes_clips_without_rows_and_columns_without_numbers(corpu
     assert found.names == ["age"]
     assert found.values(["x/a.wav"])[0, 0] == 1.5
     assert "warning: own.csv: rows for 1 of 3 clips; its factors are unknown for the others" in found.notes
-    assert "own.csv: columns without numbers are no factors (note)" in found.notes
+    assert "own.csv: columns of text or codes are not factors (note)" in found.notes
     found.save(tmp_path / "factors.parquet")
     assert FactorTable.load(tmp_path / "factors.parquet").notes == found.notes
     with pytest.raises(ConfigError, match="factor_age and age are the same factor"):

@@ -3,6 +3,7 @@
 A group with two spellings (`spk0` and `spk0 `, `2` and `2.0`) would be in two splits, and its clips would leak.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
 from decimal import Decimal, InvalidOperation
@@ -27,7 +28,8 @@ def clean_listing(listing: Listing) -> Listing:
     """Return a listing whose groups and classes have one spelling each, without surrounding blanks.
 
     Accents are composed (NFC), runs of blanks become one space, numbers of equal value get one spelling, and empty
-    values are missing. Notes name what was unified, and spellings that differ only in case, which stay different.
+    values are missing. Classes with zeros in front are codes, and keep them. Notes name what was unified, and spellings
+    that differ only in case or in these zeros, which stay different.
     Raises `CorpusError` for control characters, texts and names that are too long, infinite factors, and clips without
     a group.
     """
@@ -36,14 +38,14 @@ def clean_listing(listing: Listing) -> Listing:
     for column in [name for name in clips.columns if name == "group" or name.startswith("label_")]:
         clean = {value: _tidy(value) for value in clips[column].drop_nulls().unique()}
         _check_values(clips, column, clean)
-        spelling = _one_spelling(sorted({value for value in clean.values() if value}))
+        spelling = _one_spelling(sorted({value for value in clean.values() if value}), keeps_codes=column != "group")
         unified = {value: spelling.get(tidy) for value, tidy in clean.items()}
         is_path = clips[column].equals(clips["path"])  # two files never are one group
         changed = [] if is_path else sorted(value for value, tidy in clean.items() if tidy and spelling[tidy] != value)
         if changed:
             shown = ", ".join(f"{printable(value)!r} as {unified[value]!r}" for value in changed[:MAX_SHOWN])
             notes.append(f"{column}: {count(len(changed), 'spelling')} unified ({shown})")
-        notes += [] if is_path else _case_notes(column, sorted(set(spelling.values())))
+        notes += [] if is_path else _twin_notes(column, sorted(set(spelling.values())))
         if any(new != old for old, new in unified.items()):
             clips = clips.with_columns(pl.col(column).replace_strict(unified, return_dtype=pl.String(), default=None))
     if (without := clips["group"].is_null().arg_true()).len():
@@ -57,11 +59,14 @@ def _tidy(value: str) -> str:
     return " ".join(unicodedata.normalize("NFC", value).strip(_INVISIBLE).split())
 
 
-def _one_spelling(values: list[str]) -> dict[str, str]:
-    """Return the spelling of each value: the shortest of those that are the same number."""
+def _one_spelling(values: list[str], *, keeps_codes: bool) -> dict[str, str]:
+    """Return the spelling of each value: the shortest of those that are the same number.
+
+    With `keeps_codes`, a whole number that begins with 0 keeps its text.
+    """
     same: defaultdict[object, list[str]] = defaultdict(list)
     for value in values:
-        same[_number(value)].append(value)
+        same[value if keeps_codes and re.fullmatch(r"0\d+", value) else _number(value)].append(value)
     return {value: min(spellings, key=len) for spellings in same.values() for value in spellings}
 
 
@@ -75,16 +80,22 @@ def _number(value: str) -> object:
         return value
 
 
-def _case_notes(column: str, values: list[str]) -> list[str]:
-    folded: defaultdict[str, list[str]] = defaultdict(list)
-    for value in values:
-        folded[value.casefold()].append(value)
-    twins = [" and ".join(alike) for alike in folded.values() if len(alike) > 1]
-    if not twins:
-        return []
-    shown = "; ".join(twins[:MAX_SHOWN]) + ("; ..." if len(twins) > MAX_SHOWN else "")
+def _twin_notes(column: str, values: list[str]) -> list[str]:
+    """Return warnings of values that differ only in case, or only in zeros in front."""
     what = "they are different groups, and may be in different splits" if column == "group" else "they count as two"
-    return [f"warning: {column}: values that differ only in case ({shown}): {what}; spell them alike if they are one"]
+    notes: list[str] = []
+    forms = {"case": str.casefold, "zeros in front": lambda value: re.sub(r"^0+(?=\d+$)", "", value)}
+    for difference, form in forms.items():
+        same: defaultdict[str, list[str]] = defaultdict(list)
+        for value in values:
+            same[form(value)].append(value)
+        if twins := [" and ".join(alike) for alike in same.values() if len(alike) > 1]:
+            shown = "; ".join(twins[:MAX_SHOWN]) + ("; ..." if len(twins) > MAX_SHOWN else "")
+            notes.append(
+                f"warning: {column}: values that differ only in {difference} ({shown}): {what}; spell them alike if"
+                " they are one"
+            )
+    return notes
 
 
 def _check_names(columns: list[str]) -> None:

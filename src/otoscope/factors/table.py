@@ -229,19 +229,19 @@ def _joined(text_table: TextTable, file: Path, corpus: Corpus) -> UserFactors:
 def _notes(
     file: Path, corpus: Corpus, covered: int, columns: list[str], numeric: list[str], mixed: Mapping[str, str]
 ) -> list[str]:
-    """Return notes on clips without a row, and on columns that are no factors."""
+    """Return notes on clips without a row, and on columns that are not factors."""
     clips = corpus.clips.height
     notes = [f"{file.name}: rows for {covered:,} of {count(clips, 'clip')}"] if covered < clips else []
     if covered < MIN_COVERED * clips:
         notes[0] = f"warning: {notes[0]}; its factors are unknown for the others"
     notes += [
-        f"warning: {file.name}: {name}{'' if name in numeric else ' is no factor'}: {text}; correct them, or leave them"
-        " empty"
+        f"warning: {file.name}: {name}{'' if name in numeric else ' is not a factor'}: {text}; correct them, or leave"
+        " them empty"
         for name, text in mixed.items()
     ]
     if ignored := [name for name in columns if name not in numeric and name not in mixed]:
         listed = ", ".join(ignored[:8]) + (", ..." if len(ignored) > 8 else "")
-        notes.append(f"{file.name}: columns without numbers are no factors ({listed})")
+        notes.append(f"{file.name}: columns of text or codes are not factors ({listed})")
     return notes
 
 

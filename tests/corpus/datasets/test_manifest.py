@@ -158,7 +158,7 @@ def test_notes_name_unused_empty_and_suspicious_columns(manifest, tmp_path):
     rows = "".join(f"{i}.wav,g{i},{i if i else 'n.a.'},x\n" for i in range(20))
     path = manifest(f"path,group,age,remark\n{rows}")
     notes = ManifestCorpus(table=path).listing(tmp_path).notes
-    text = "age is a label and no factor: 1 of its 20 values is no number ('n.a.' in line 2)"
+    text = "age is a label, not a factor: 1 of its 20 values is not a number ('n.a.' in line 2)"
     assert notes == (f"warning: clips.csv: {text}; correct them, or leave them empty",)
     assert (
         "clips.csv: 2 columns not used (age, remark)" in ManifestCorpus(table=path, labels=()).listing(tmp_path).notes
@@ -202,7 +202,7 @@ def test_text_among_numbers_is_named_with_its_lines_in_small_tables_too(manifest
     rows = "".join(f"{i}.wav,g{i},{'~2e3' if i < wrong else '1e3'}\n" for i in range(8))
     listing = ManifestCorpus(table=manifest(f"path,group,f0\n{rows}")).listing(tmp_path)
     assert "label_f0" in listing.clips.columns
-    named = f"{wrong} of its 8 values {'is' if wrong == 1 else 'are'} no number ('~2e3' in line 2"
+    named = f"{wrong} of its 8 values {'is not a number' if wrong == 1 else 'are not numbers'} ('~2e3' in line 2"
     assert any(named in note for note in listing.notes) == warns
 
 
@@ -264,13 +264,41 @@ def test_repeated_segments_are_refused_with_their_lines_and_differences(manifest
 
 
 @pytest.mark.parametrize(
-    "values", [("220 Hz", "230 Hz"), ("10%", "20%"), ("1,5", "1.5"), ("1.5\u00b10.1", "1.7\u00b10.2")]
+    "values", [("220 Hz", "8\u00b0C"), ("10%", "20%"), ("1'000.5", "2\u2019000"), ("1.5\u00b10.1", "1.7\u00b10.2")]
 )
-def test_numbers_with_units_or_two_kinds_of_commas_are_no_label_without_a_warning(manifest, tmp_path, values):
+def test_numbers_with_units_or_marks_of_thousands_are_no_label_without_a_warning(manifest, tmp_path, values):
     text = "path;group;f0\n" + "".join(f"{at}.wav;g{at};{value}\n" for at, value in enumerate(values))
     (note,) = [n for n in ManifestCorpus(table=manifest(text)).listing(tmp_path).notes if n.startswith("warning")]
-    assert f"f0 is a label and no factor: {2 if values[1] != '1.5' else 1} of its 2 values" in note
-    assert f"('{values[0]}' in line 2" in note
+    assert "f0 is a label, not a factor: 2 of its 2 values" in note
+    assert f"{values[0]}" in note
+
+
+def test_codes_with_zeros_in_front_are_a_label_with_their_spelling(manifest, tmp_path):
+    listing = ManifestCorpus(table=manifest("path,group,lab\na.wav,x,001\nb.wav,y,100\n")).listing(tmp_path)
+    assert listing.clips["label_lab"].to_list() == ["001", "100"]
+    assert listing.notes[0].startswith("clips.csv: lab is a label, not a factor: 1 of its 2 values begins with 0")
+    named = ManifestCorpus(table=manifest("path,lab\na.wav,001\nb.wav,100\n"), factors=("lab",)).listing(tmp_path)
+    assert named.clips["factor_lab"].to_list() == [1.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "remark"),
+    [
+        ([at % 2 for at in range(12)], "factors with few whole values: x (2). If they are classes"),
+        ([2**60 + at for at in range(12)], "factors that look like identifiers or dates: x"),
+        ([20240131 + at % 3 for at in range(12)], "factors that look like identifiers or dates: x"),
+        ([7 * at + at % 3 for at in range(12)], "factors that look like identifiers or dates: x"),
+        ([100 + at // 2 for at in range(24)], "factors that look like identifiers or dates: x"),
+        ([0.5 * (at % 2) for at in range(12)], ""),
+        ([7 * (at % 11) for at in range(24)], ""),
+    ],
+)
+def test_whole_numbers_that_may_be_classes_or_identifiers_are_named(manifest, tmp_path, values, remark):
+    text = "path,group,x\n" + "".join(f"{at}.wav,g{at},{value}\n" for at, value in enumerate(values))
+    path = manifest(text)
+    notes = ManifestCorpus(table=path).listing(tmp_path).notes
+    assert any(remark in note for note in notes) if remark else not notes
+    assert not ManifestCorpus(table=path, factors=("x",)).listing(tmp_path).notes
 
 
 @pytest.mark.parametrize(

@@ -132,10 +132,16 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             numeric = {c: table.is_numeric(c) for c in other if c not in empty}
             labels, factors = ([c for c, is_factor in numeric.items() if is_factor == which] for which in (False, True))
             notes += [
-                f"warning: {self.table.name}: {c} is a label and no factor: {text}; correct them, or leave them empty"
+                f"warning: {self.table.name}: {c} is a label, not a factor: {text}; correct them, or leave them empty"
                 for c in labels
                 if (text := table.text_among_numbers(c))
             ]
+            notes += [
+                f"{self.table.name}: {c} is a label, not a factor: {text}; the name factor_{c} makes it a factor"
+                for c in labels
+                if (text := table.codes(c))
+            ]
+            notes += _doubtful_factors(table, factors)
             unused, why = empty, "without a value"
         else:
             labels, factors = ([self._column(cells, c) for c in named or ()] for named in (self.labels, self.factors))
@@ -231,6 +237,46 @@ def _check_times(table: TextTable) -> None:
                 raise CorpusError(
                     f"{table.name}: {name} is {value:g} {place}; times are in seconds, at most {MAX_TIME_S:g}"
                 )
+
+
+FEW_VALUES = 10
+"""Most different whole numbers that may be classes."""
+
+LARGE_NUMBER = 10_000_000
+"""Smallest whole number of eight digits, such as a date; factors rarely are so large."""
+
+
+def _doubtful_factors(table: TextTable, factors: Iterable[str]) -> list[str]:
+    """Return notes on factors of whole numbers that may be classes or identifiers; they name the columns."""
+    few: dict[str, int] = {}
+    identifiers: list[str] = []
+    for column in factors:
+        values = table.numbers(column).drop_nulls()
+        different = values.unique().sort()
+        number = len(different)
+        if not number or not (values == values.round()).all():
+            continue
+        first, last = float(different[0]), float(different[-1])
+        follows = last - first == number - 1 or number == len(values)
+        if max(abs(first), abs(last)) >= LARGE_NUMBER or (number > FEW_VALUES and follows):
+            identifiers.append(column)
+        elif 1 < number <= FEW_VALUES and 2 * number <= len(values):
+            few[column] = number
+    notes: list[str] = []
+    if few:
+        shown = ", ".join(f"{name} ({number})" for name, number in list(few.items())[:8]) + ", ..." * (len(few) > 8)
+        notes.append(
+            f"{table.name}: factors with few whole values: {shown}. If they are classes, put label_ in front of the"
+            " column's name, or list it in `labels`"
+        )
+    if identifiers:
+        shown = ", ".join(identifiers[:8]) + ", ..." * (len(identifiers) > 8)
+        notes.append(
+            f"warning: {table.name}: factors that look like identifiers or dates: {shown} (whole numbers that are"
+            " consecutive, different in every row, or of eight digits); list the columns to use in `labels` and"
+            " `factors`"
+        )
+    return notes
 
 
 def _require_values(table: TextTable, column: str) -> None:
