@@ -27,6 +27,8 @@ MISSING = frozenset(
         "NA",
         "N/A",
         "n/a",
+        "N.A.",
+        "n.a.",
         "#N/A",
         "<NA>",
         "NaN",
@@ -40,7 +42,10 @@ MISSING = frozenset(
         "#VALUE!",
     ]
 )
-"""Cells that mean a missing value: those that pandas, R and spreadsheets write."""
+"""Cells that mean a missing value: those that people, pandas, R and spreadsheets write."""
+
+SIGNS_OF_MISSING = ("-", "--", "\u2013", "\u2014", "?")
+"""Signs that mean a missing value where they are the only sign of their column: `-` beside `+` is a value."""
 
 MAX_COLUMNS = 10_000
 """Largest number of columns of a user's table."""
@@ -322,8 +327,15 @@ def _from_parquet(path: Path) -> TextTable:
     padded = {name: int((texts[name] != cells[name]).sum()) for name in texts.columns}
     filled = {name: int((cells[name] != "").sum()) for name in texts.columns}
     cells = cells.with_columns(pl.when(pl.all().is_in(list(MISSING))).then(None).otherwise(pl.all()).name.keep())
-    notes = _blanks_note(path.name, padded, filled)
+    notes, cells = _blanks_note(path.name, padded, filled), _without_signs(cells)
     return _without_row_numbers(TextTable(path.name, cells, [], notes=notes), dict.fromkeys(cells.columns))
+
+
+def _without_signs(cells: pl.DataFrame) -> pl.DataFrame:
+    """Return a table with null for signs of a missing value."""
+    signs = {name: cells[name].filter(cells[name].str.contains(r"^[^\pL\pN]+$")).unique() for name in cells.columns}
+    lone = [name for name, found in signs.items() if len(found) == 1 and found[0] in SIGNS_OF_MISSING]
+    return cells.with_columns(pl.when(pl.col(c).is_in(SIGNS_OF_MISSING)).then(None).otherwise(c).alias(c) for c in lone)
 
 
 def _padded(header: list[str], fields: list[str], cells: list[str]) -> list[str]:
@@ -411,6 +423,7 @@ def _from_csv(text: str, path: Path, notes: tuple[str, ...]) -> TextTable:
     cells = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=dict.fromkeys(names, pl.String()))
     filled = {name: sum(cell is not None for cell in column) for name, column in zip(header, columns, strict=True)}
     blanks = _blanks_note(path.name, padded, filled)
+    cells = _without_signs(cells)
     table = _without_row_numbers(TextTable(path.name, cells, lines, separator, (*notes, *blanks)), names)
     if separator != usual and path.suffix.lower() != ".txt":
         spelled = {"\t": "tab"}

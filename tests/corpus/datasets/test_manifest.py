@@ -81,7 +81,17 @@ def test_absolute_paths_become_relative_to_the_root(manifest, tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "error", "reason"),
     [
-        ("pth\na.wav\n", {}, CorpusError, "has no column 'path'; did you mean pth"),
+        ("pth\na\n", {}, CorpusError, "has no column 'path'; did you mean pth"),
+        ("Pfad,f0\na.wav,1\n", {}, CorpusError, "no column 'path', but 'Pfad' has names of files; rename it to path"),
+        ("path,x\na.wav,1\n", {"labels": ["x"], "factors": ["x"]}, CorpusError, "'x' is listed in `labels` and in"),
+        ("path,split\na.wav,eval\nb.wav,test\n", {}, SplitError, "split is test and eval; write valid for one"),
+        ("path,chan\na.wav,1\n", {}, CorpusError, "the column 'chan' is not used as channel; rename it to channel"),
+        (
+            "path,subset\na.wav,train\nb.wav,dev\nc.wav,eval\n",
+            {},
+            CorpusError,
+            "the column 'subset' is not used as split; rename it to split",
+        ),
         ("path,singer\na.wav,ann\n", {"group": "singr"}, CorpusError, "no column 'singr'; did you mean singer"),
         ("path,singer\na.wav,ann\n", {"labels": ["tecnique"]}, CorpusError, "no column 'tecnique'"),
         (
@@ -133,6 +143,8 @@ def test_cells_that_mean_missing_are_missing(manifest, tmp_path):
         ("onset", "offset"),
         ("tmin", "tmax"),
         ("start_ms", "end_ms"),
+        ("from", "to"),
+        ("t0", "t1"),
     ],
 )
 def test_times_without_a_known_name_are_refused_not_dropped(manifest, tmp_path, names):
@@ -155,10 +167,10 @@ def test_columns_of_one_name_are_refused_not_merged(manifest, tmp_path, header, 
 
 
 def test_notes_name_unused_empty_and_suspicious_columns(manifest, tmp_path):
-    rows = "".join(f"{i}.wav,g{i},{i if i else 'n.a.'},x\n" for i in range(20))
+    rows = "".join(f"{i}.wav,g{i},{i if i else '~2'},x\n" for i in range(20))
     path = manifest(f"path,group,age,remark\n{rows}")
     notes = ManifestCorpus(table=path).listing(tmp_path).notes
-    text = "age is a label, not a factor: 1 of its 20 values is not a number ('n.a.' in line 2)"
+    text = "age is a label, not a factor: 1 of its 20 values is not a number ('~2' in line 2)"
     assert notes == (f"warning: clips.csv: {text}; correct them, or leave them empty",)
     assert (
         "clips.csv: 2 columns not used (age, remark)" in ManifestCorpus(table=path, labels=()).listing(tmp_path).notes
@@ -306,8 +318,8 @@ def test_whole_numbers_that_may_be_classes_or_identifiers_are_named(manifest, tm
     [
         ((200, 210, -999), "1 of its 3 values is -999 (in line 4), read as a number"),
         ((0.5, 9999, 9999), "2 of its 3 values are 9999 (in line 3, in line 4), read as a number"),
-        (("owl", "?", "wren"), "1 of its 3 values is '?' (in line 3), read as a class"),
-        (("owl", "n.a.", "Missing"), "1 of its 3 values is 'n.a.' (in line 3), read as a class"),
+        (("owl", "?", "!"), "1 of its 3 values is '?' (in line 3), read as a class"),
+        (("owl", "wren", "Missing"), "1 of its 3 values is 'Missing' (in line 4), read as a class"),
         ((-80, -20, -99), None),
         ((800, 999, 1000), None),
         (("none", "C#", "+/-"), "1 of its 3 values is '+/-' (in line 4), read as a class"),
@@ -328,3 +340,21 @@ def test_times_of_a_clock_and_addresses_are_no_data(manifest, tmp_path):
         ("https://example.org/b.wav", "an address; download the file, and write its path")
     ]
     assert listing.notes == ("no column end_s or duration_s: those clips last to the end of their file",)
+
+
+def test_split_names_have_synonyms_and_a_listed_column_of_them_is_a_label(manifest, tmp_path):
+    words = ("Training", "development", "Validation", "evaluation", "testing")
+    rows = "".join(f"{at}.wav,{word}\n" for at, word in enumerate(words))
+    clips = ManifestCorpus(table=manifest(f"path,split\n{rows}")).listing(tmp_path).clips
+    assert clips["split"].to_list() == ["train", "valid", "valid", "test", "test"]
+    listed = ManifestCorpus(table=manifest(f"path,label_set\n{rows}")).listing(tmp_path).clips
+    assert listed["label_set"].to_list() == list(words)
+
+
+def test_signs_of_missing_values_are_missing_unless_they_are_one_of_several(manifest, tmp_path):
+    text = "path,polarity,species,f0,word\na.wav,+,owl,1.5,N.A.\nb.wav,-,?,-,unknown\n"
+    clips = ManifestCorpus(table=manifest(text)).listing(tmp_path).clips
+    assert clips["label_polarity"].to_list() == ["+", "-"]
+    assert clips["label_species"].to_list() == ["owl", None]
+    assert clips["factor_f0"].to_list() == [1.5, None]
+    assert clips["label_word"].to_list() == [None, "unknown"]

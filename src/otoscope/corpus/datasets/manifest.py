@@ -17,8 +17,13 @@ from otoscope.errors import CorpusError, SplitError, quote, suggest
 from otoscope.formatting import count, is_clean, printable
 from otoscope.tables import PARQUET_SUFFIXES, TextTable, read_text_table
 
-SPLIT_ALIASES = {"training": "train", "val": "valid", "validation": "valid", "dev": "valid", "testing": "test"}
-"""Accepted synonyms of split names."""
+_SPLIT_WORDS = {
+    "train": ("training",),
+    "valid": ("val", "validation", "dev", "devel", "development"),
+    "test": ("testing", "eval", "evaluation"),
+}
+SPLIT_ALIASES = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+"""Accepted synonyms of split names, in any case."""
 
 
 class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
@@ -105,6 +110,11 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
 
     def _column(self, table: pl.DataFrame, name: str) -> str:
         if name not in table.columns:
+            if name == "path" and (files := [c for c in table.columns if _holds_files(table[c])]):
+                raise CorpusError(
+                    f"{self.table.name} has no column 'path', but {quote(files[0])} has names of files; rename it to"
+                    " path"
+                )
             raise CorpusError(f"{self.table.name} has no column {quote(name)}; {suggest(name, table.columns)}")
         return name
 
@@ -112,8 +122,10 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         """Return the labels and factors by name, with their columns; raise `CorpusError` if two have one name."""
         cells = table.cells
         own = (*(self.labels or ()), *(self.factors or ()), group)
+        if twice := [c for c in self.labels or () if c in (self.factors or ())]:
+            raise CorpusError(f"{quote(twice[0])} is listed in `labels` and in `factors`; list it in one of them")
         for column in cells.columns:
-            if column not in own and column not in RESERVED and (name := column.lower()) in RESERVED:
+            if column not in own and column not in RESERVED and (name := _meant(table, column)) and name not in own:
                 raise CorpusError(
                     f"{self.table.name}: the column {quote(column)} is not used as {name}; rename it to {name}, or"
                     " list it in `labels` or `factors`"
@@ -182,7 +194,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         times = [
             c
             for c in columns
-            if _plain(c) in SEGMENT_TIMES
+            if (_plain(c) in SEGMENT_TIMES or re.fullmatch(r"[tT]_?[01]", c))
             and (table.is_numeric(c) or table.cells[c].str.contains(r"^\d+:\d").fill_null(False).any())
         ]
         if times:
@@ -192,7 +204,7 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             )
 
 
-_TIME_WORDS = ("start", "end", "begin", "stop", "onset", "offset", "tmin", "tmax")
+_TIME_WORDS = ("start", "end", "begin", "stop", "onset", "offset", "tmin", "tmax", "from", "to")
 _UNITS = ("", "time", "sec", "second", "ms", "sample", "samp", "frame")
 SEGMENT_TIMES = frozenset(f"{word}{unit}".removesuffix("s") for word in _TIME_WORDS for unit in _UNITS)
 """Names of columns, as `_plain` returns them, that mean the ends of a segment in unknown units."""
@@ -205,6 +217,29 @@ def _plain(name: str) -> str:
     ('begintime', 'start')
     """
     return "".join(re.findall(r"[a-z]{2,}", name.lower())).removesuffix("s")
+
+
+_CHANNEL_NAMES = ("chan", "ch", "channels", "channelnr", "kanal")
+_FILE = r"(?i)\.(wav|flac|mp3|ogg|opus|aiff?|m4a|au|caf|mp4)$"
+
+
+def _holds_files(values: pl.Series) -> bool:
+    return bool(values.drop_nulls().head(1000).str.contains(_FILE).any())
+
+
+def _meant(table: TextTable, column: str) -> str:
+    """Return the reserved name that a column has in capitals, or means by its values; else an empty string."""
+    if column.lower() in RESERVED:
+        return column.lower()
+    if column.startswith(("label_", "factor_")):
+        return ""
+    if CHANNEL not in table.cells.columns and column.lower() in _CHANNEL_NAMES and table.is_numeric(column):
+        return CHANNEL
+    if "split" in table.cells.columns or table.cells.height < len(SPLITS):
+        return ""
+    values = table.cells[column].drop_nulls().unique().head(len(SPLITS) + 1).str.to_lowercase().replace(SPLIT_ALIASES)
+    is_split = "train" in values and values.n_unique() > 1 and values.is_in(SPLITS).all()
+    return "split" if is_split else ""
 
 
 class _Columns(NamedTuple):
@@ -364,7 +399,12 @@ def _channel(table: TextTable) -> pl.Series:
 def _split(table: TextTable) -> pl.Series:
     if "split" not in table.cells.columns:
         return pl.repeat(None, table.cells.height, dtype=pl.String(), eager=True)
-    splits = table.cells["split"].str.to_lowercase().replace(SPLIT_ALIASES)
+    written = table.cells["split"].str.to_lowercase()
+    if len(both := [word for word in ("test", "eval", "evaluation") if word in written]) > 1:
+        raise SplitError(
+            f"{table.name}: split is {' and '.join(both)}; write valid for one of them, test for the other"
+        )
+    splits = written.replace(SPLIT_ALIASES)
     wrong = (~splits.is_in(SPLITS)).fill_null(False).arg_true()
     if len(wrong):
         value, place = table.cells["split"][wrong[0]], table.place(int(wrong[0]))
