@@ -84,8 +84,7 @@ def _twin_notes(column: str, values: list[str]) -> list[str]:
     """Return warnings of values that differ only in case, or only in zeros in front."""
     what = "they are different groups, and may be in different splits" if column == "group" else "they count as two"
     notes: list[str] = []
-    forms = {"case": str.casefold, "zeros in front": lambda value: re.sub(r"^0+(?=\d+$)", "", value)}
-    for difference, form in forms.items():
+    for difference, form in (("case", str.casefold), ("zeros in front", _without_zeros)):
         same: defaultdict[str, list[str]] = defaultdict(list)
         for value in values:
             same[form(value)].append(value)
@@ -96,6 +95,10 @@ def _twin_notes(column: str, values: list[str]) -> list[str]:
                 " they are one"
             )
     return notes
+
+
+def _without_zeros(value: str) -> str:
+    return re.sub(r"^0+(?=\d+$)", "", value)
 
 
 def _check_names(columns: list[str]) -> None:
