@@ -117,7 +117,7 @@ def suggest(name: object, known: Iterable[object]) -> str:
     names = sorted(str(k) for k in known)
     near = [match for match in get_close_matches(str(name)[:MAX_QUOTED], names, n=1) if match != str(name)]
     more = f", and {len(names) - MAX_KNOWN:,} more" if len(names) > MAX_KNOWN else ""
-    listed = f"Known: {', '.join(map(_shortened, names[:MAX_KNOWN])) or 'none'}{more}"
+    listed = f"{'Known' if near else 'known'}: {', '.join(map(_shortened, names[:MAX_KNOWN])) or 'none'}{more}"
     return f"did you mean {near[0]}? {listed}" if near else listed
 
 

@@ -71,7 +71,7 @@ def test_reproduce_plan_writes_nothing(
     ("more", "told"),
     [
         (["--set", "vibrado=keep"], "mariotte2025.vibrado: Input should be 'drop' or 'fix'"),
-        (["--only", "Whisper"], "the study has no model 'Whisper'; Known: AST, HuBERT, MERT, WavLM"),
+        (["--only", "Whisper"], "the study has no model 'Whisper'; known: AST, HuBERT, MERT, WavLM"),
         (["--models", "nowhere", "--only", "AST"], "nowhere holds no checkpoint of AST"),
     ],
 )
@@ -96,7 +96,7 @@ def test_reproduce_refuses_unknown_study_and_empty_folder(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--only", "Whisper"], "the study has no model 'Whisper'; Known: AST, HuBERT, MERT, WavLM"),
+        (["--only", "Whisper"], "the study has no model 'Whisper'; known: AST, HuBERT, MERT, WavLM"),
         (["--set", "vibrado=keep"], "mariotte2025.vibrado: Input should be 'drop' or 'fix'"),
         (["--model", "HuBERT=starter@3"], "'HuBERT=starter@3' must name two layers in place of the study's"),
     ],

@@ -35,6 +35,13 @@ def test_parse_config_round_trip_through_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("kind: folder\nroot: x\n", "kind and root belong in the section corpus; indent them below `corpus:`"),
+        ("corpus: {kind: folder, root: x, max_set_aside: 1}\n", r"write max_set_aside at the top level.* \(line 1\)"),
+        ("corpus: {kind: folder, root: $HERE/x}\n", r"an environment variable is written \$\{HERE\}"),
+        (
+            "corpus: {kind: folder, root: x, names: {digit: {0: a, 1: b}}}\n",
+            r"corpus\.names\.digit: its codes must be text; write them in quotes, as in '0': zero \(line 1\)$",
+        ),
         ("corpus: {kind: synth}\ntrian: {}\n", r"unknown key 'trian'; did you mean train\?"),
         ("corpus: {kind: synth}\ntrain: {latent: 5}\n", r"unknown key 'train.latent'; did you mean latents\?"),
         ("corpus: {kind: synht}\n", r"no corpus kind 'synht'; did you mean synth\?"),
@@ -82,7 +89,7 @@ def test_load_config_union_error_is_one_sentence(tmp_path: Path, text: str, told
     ("train", "told"),
     [
         ("presets: {mine: {sparsifer: relu}}", r"no training setting 'sparsifer'; did you mean sparsifier\?"),
-        ("presets: {mine: {name: relu}}", r"no training setting 'name'; Known: archetypes"),
+        ("presets: {mine: {name: relu}}", r"no training setting 'name'; known: archetypes"),
         ("presets: {mine: {sparsifier: rleu}}", r"no sparsifier 'rleu'; did you mean relu\?"),
         ("presets: {mine: {init: principel}}", r"train.presets.mine: init: got 'principel'; did you mean principal\?"),
         ("presets: {mine: {epochs: -1}}", r"mine.yaml: train.presets.mine: epochs: got -1; .* greater than 0"),

@@ -161,7 +161,7 @@ def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(AudioError, match="is a folder"):
         decode(tmp_path)
     (tmp_path / "dangling.wav").symlink_to(tmp_path / "gone.wav")
-    with pytest.raises(AudioError, match="a link to a file that does not exist"):
+    with pytest.raises(AudioError, match="broken link"):
         decode(tmp_path / "dangling.wav")
 
 
@@ -293,3 +293,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, tone, monkeypatch):
         write_audio(tmp_path / "x.wav", tone(880), 16_000)
     assert [p.name for p in tmp_path.iterdir()] == ["x.wav"]
     assert (tmp_path / "x.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["ann_0.WAV", "ann_0", "Ann_0.flac"])
+def test_a_file_that_differs_in_case_or_extension_is_named(record, tmp_path, name):
+    path = record("ann_0.wav")
+    with pytest.raises(AudioError, match=r"no such file: its folder has 'ann_0\.wav'"):
+        decode(path.with_name(name))
+    with pytest.raises(AudioError, match=r"no such file$"):
+        decode(tmp_path / "bob_0.wav")

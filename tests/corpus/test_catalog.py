@@ -119,7 +119,7 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({}, r"corpus\.kind is missing; Known: folder, fsdd, manifest, synth, vocalset"),
+        ({}, r"corpus\.kind is missing; known: folder, fsdd, manifest, synth, vocalset"),
         ({"kind": "foldr", "root": "x"}, "no corpus kind 'foldr'; did you mean folder"),
         ({"kind": 3}, "no corpus kind 3"),
         (

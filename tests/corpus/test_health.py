@@ -48,6 +48,7 @@ BROKEN = {
     "offset": (speech() - speech().mean() + 0.3, "+0.300"),
     "silence": (padded(3.0), "75%"),
     "loud": (speech() * 20, None),
+    "clipped": (np.clip(3 * speech(), -0.1, 0.1), None),
     "cut": (speech()[: 3 * RATE_HZ // 2], None),
 }
 
@@ -57,6 +58,10 @@ HEALTHY = {
     "ambience": np.stack([speech(), speech(seed=1)], axis=1),
     "a pause": np.concatenate([speech(), np.zeros(RATE_HZ // 2), speech(seed=2)]),
     "a small offset": speech() + 0.004,
+    "a low sine": speech(8.0)[: RATE_HZ * 4] * 0.01
+    + 0.5
+    * np.sin(2 * np.pi * 50 * np.arange(4 * RATE_HZ) / RATE_HZ)
+    * np.minimum(1, (4 - np.arange(4 * RATE_HZ) / RATE_HZ) / 0.1),
 }
 
 
@@ -83,6 +88,18 @@ def test_each_kind_of_broken_data_is_found(tmp_path, finding):
     assert all(clip_id == f"{finding}.wav" for clip_id, _, _ in found)
     assert found[0][1] == finding
     assert detail in (None, found[0][2])
+
+
+def test_flat_tops_are_counted_across_blocks_and_in_one_channel_of_two(tmp_path):
+    clipped = np.clip(3 * speech(6.0), -0.1, 0.1)
+    (found,) = suspects(tmp_path, {"stereo": np.stack([clipped, speech(6.0, seed=1)], axis=1)})
+    assert found[:2] == ("stereo.wav", "clipped")
+    tops = int(found[2].split()[0].replace(",", ""))
+    runs = np.diff(np.flatnonzero(np.abs(np.diff((np.abs(clipped) >= 0.1).astype(int)))))[::2]
+    assert 0.5 * np.count_nonzero(runs >= 3) <= tops <= np.count_nonzero(runs >= 3)
+    few = speech(6.0)
+    few[RATE_HZ : RATE_HZ + 5] = 1.0
+    assert suspects(tmp_path, {"few": few}) == []
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

@@ -77,6 +77,10 @@ def test_files_that_are_not_read_are_counted_by_extension(record, tmp_path, monk
     assert files.notes[0].startswith(
         "warning: 2 .m4a, 1 .wma not read: install ffmpeg (https://ffmpeg.org), or convert"
     )
+    (tmp_path / "g.mp4").write_bytes(b"?")
+    (video,) = [note for note in find_audio(tmp_path).notes if "mp4" in note]
+    assert video.startswith("warning: 1 .mp4 not read: videos; extract their sound with ffmpeg -i VIDEO -vn SOUND.wav")
+    (tmp_path / "g.mp4").unlink()
     assert files.notes[1].startswith("not read, no sound: 2 .txt, 1 no extension, 1 .")
     assert files.notes[1].endswith(" and 3 others")
     program = tmp_path / "ffmpeg"

@@ -128,6 +128,19 @@ def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixt
     ) in printed
 
 
+def test_rates_lengths_and_a_label_that_the_rate_tells_apart_are_printed(
+    capsys: pytest.CaptureFixture[str], table: Path
+) -> None:
+    printed = printed_with(capsys, table, ROWS, "")
+    assert f"sound: {RATE_HZ:,} Hz, clips of " in printed
+    assert "sample rate differs" not in printed
+    for site in ("east", "west"):
+        write_audio(table.with_name(f"{site}.wav"), tone(300.0), 8000)
+    printed = printed_with(capsys, table, ROWS, "")
+    assert f"sound: 8,000 Hz (2), {RATE_HZ:,} Hz (2), clips of " in printed
+    assert f"the sample rate differs between the classes of sex (f {RATE_HZ:,} Hz, m 8,000 Hz)" in printed
+
+
 def test_blanks_around_groups_are_announced_once(capsys: pytest.CaptureFixture[str], table: Path) -> None:
     rows = ["north.wav,north ,f,owl", "east.wav,north,m,owl", "south.wav,south,f,owl", "west.wav,west,f,owl"]
     printed = printed_with(capsys, table, rows, "")
@@ -182,7 +195,7 @@ def test_clips_set_aside_are_printed_with_their_reasons(capsys: pytest.CaptureFi
         (
             {"north.txt": "0\t1\towl\n"},
             "tiers: [words]",
-            "tier 'words' has no label in any file under .*; Known: labels",
+            "tier 'words' has no label in any file under .*; known: labels",
         ),
         ({"north.txt": "soon\n"}, "tiers: [labels]", "north.txt is not a label file"),
         ({"north.txt": "0\t1\towl\n", "west.txt": "soon\n"}, "", "west.txt is not a label file"),

@@ -80,6 +80,11 @@ def test_coinciding_classes_are_the_same_clips_of_two_labels() -> None:
         "a x and b u are the same 2 clips: what is found of one may be due to the other"
     ]
     assert coinciding_classes(clips, ["a", "c"]) == []
+    twins = pl.DataFrame({"label_a": list("xxyzz"), "label_b": list("uuvww"), "label_c": list("ppqqq")})
+    assert coinciding_classes(twins, ["a", "b", "c"]) == [
+        "a and b divide the clips into the same 3 classes: what is found of one may be due to the other",
+        "a x and c p are the same 2 clips: what is found of one may be due to the other",
+    ]
 
 
 def test_thin_classes_are_named_unless_a_cross_fit_tests_every_group() -> None:

@@ -120,7 +120,7 @@ def test_train_config_preset_applies_changes():
             {"sparsifier": "batchtopk"},
             r"^no sparsifier 'batchtopk'; did you mean batch_topk\? Known: batch_topk, gated",
         ),
-        ({"init": "random"}, r"^init: got 'random'; Known: linear, points, principal, tied$"),
+        ({"init": "random"}, r"^init: got 'random'; known: linear, points, principal, tied$"),
         ({"init": "principle"}, r"^init: got 'principle'; did you mean principal\? Known: linear"),
         ({"scaling": None}, r"^scaling: got nothing; did you mean none\? Known: auto, dimensions, none, rows$"),
         ({"dictionary": "archetypel"}, r"^dictionary: got 'archetypel'; did you mean archetypal\?"),

@@ -168,12 +168,31 @@ def _is_valid(raw: dict[str, Any], path: Path, overrides: Sequence[str]) -> bool
 
 def parse_config(raw: Mapping[str, Any], *, where: str = "configuration") -> RunConfig:
     """Validate a configuration given as a mapping."""
+    if problems := _misplaced(raw):
+        raise InvalidSettings(where, problems)
     try:
         return RunConfig.model_validate(raw)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     except ValidationError as error:
         raise InvalidSettings(where, describe_errors(error.errors(), raw)) from error
+
+
+def _misplaced(raw: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the section corpus at the top level, and those of the top level in that section."""
+    corpus, problems = raw.get("corpus"), list[str]()
+    if corpus is None and (unknown := raw.keys() - RunConfig.model_fields.keys()):
+        known = {key for kind in ("folder", "manifest") for key in corpus_class(kind).model_fields}
+        if below := [key for key in raw if key in unknown & known]:
+            problems.append(f"{' and '.join(below)} belong in the section corpus; indent them below `corpus:`")
+    if isinstance(corpus, Mapping) and (kind := str(corpus.get("kind"))) in CORPORA:
+        above = RunConfig.model_fields.keys() - corpus_class(kind).model_fields.keys()
+        problems += [
+            f"corpus.{key} is no key of the corpus; write {key} at the top level, without indentation"
+            for key in corpus
+            if key in above
+        ]
+    return problems
 
 
 def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
@@ -195,7 +214,10 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
 
 def _resolved(key: str, path: str, folder: Path) -> str:
     try:
-        return str(folder / user_path(path))
+        resolved = folder / user_path(path)
+        if (variable := re.search(r"\$([A-Za-z_]\w*)", path)) and not resolved.exists():
+            raise ConfigError(f"{path} does not exist; an environment variable is written ${{{variable[1]}}}")
+        return str(resolved)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
 

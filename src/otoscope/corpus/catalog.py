@@ -60,7 +60,8 @@ def validate_settings(model: type[Model], settings: Settings, *, section: str = 
     except ValidationError as error:
         # a misspelt key is often the reason why another one is missing
         faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
-        raise ConfigError("; ".join(_describe(fault, model, section) for fault in faults)) from error
+        described = dict.fromkeys(_describe(fault, model, section) for fault in faults)
+        raise ConfigError("; ".join(described)) from error
 
 
 def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
@@ -69,6 +70,8 @@ def _describe(fault: ErrorDetails, model: type[BaseModel], section: str) -> str:
     name = str(fault["loc"][-1]) if fault["loc"] else ""
     if fault["type"] == "extra_forbidden":
         return f"unknown key {key}; {suggest(name, model.model_fields)}"
+    if name == "[key]":
+        return f"{key.rsplit('.', 2)[0]}: its codes must be text; write them in quotes, as in '0': zero"
     if fault["type"] == "missing":
         field = model.model_fields.get(name)
         return f"{key} is missing ({field.description})" if field and field.description else f"{key} is missing"

@@ -8,6 +8,7 @@ import io
 import stat
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast, runtime_checkable
 
@@ -18,7 +19,7 @@ from jaxtyping import Float32
 from otoscope.artifacts import is_exhausted
 from otoscope.corpus.containers import ByteSpan, Layout, Part, find_layout
 from otoscope.corpus.ffmpeg import REMEDY, FfmpegSound, find_ffmpeg
-from otoscope.errors import AudioError, OtoscopeError
+from otoscope.errors import AudioError, OtoscopeError, quote
 from otoscope.formatting import one_line
 
 UNSTATED = 1 << 40
@@ -86,13 +87,30 @@ def _check_file(path: Path) -> None:
     try:
         state = path.stat()
     except FileNotFoundError as error:
-        raise AudioError("a link to a file that does not exist" if path.is_symlink() else "no such file") from error
+        raise AudioError(_absent(path)) from error
     if stat.S_ISDIR(state.st_mode):
         raise AudioError("is a folder, not a file")
     if not stat.S_ISREG(state.st_mode):  # a pipe would block
         raise AudioError("is no regular file, but a pipe, a socket or a device")
     if state.st_size == 0:
         raise AudioError("empty file (0 bytes)")
+
+
+def _absent(path: Path) -> str:
+    """Return that a file does not exist, and a file beside it whose name differs in case or extension only."""
+    if path.is_symlink():
+        return "broken link (its file does not exist)"
+    folder = path.parent
+    names = _names_in(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+    near = names.get(path.name.casefold()) or names.get(path.stem.casefold())
+    return f"no such file: its folder has {quote(near)}" if near else "no such file"
+
+
+@lru_cache(maxsize=16)
+def _names_in(folder: Path, changed_ns: int) -> dict[str, str]:  # noqa: ARG001 - a changed folder is read again
+    """Return the names in a folder by their lower-case form, with and without extension."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    return {Path(name).stem.casefold(): name for name in names} | {name.casefold(): name for name in names}
 
 
 def _open(path: Path, layout: Layout | None, stack: ExitStack) -> OpenSound:

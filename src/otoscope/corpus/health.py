@@ -24,6 +24,7 @@ FINDINGS = {
     "offset": "a constant offset of more than a fifth of the level",
     "silence": "at least 1 s, and half of the clip, that are 60 dB softer than its loudest part",
     "loud": "a peak above full scale (lossy formats: above twice full scale)",
+    "clipped": "flat tops: at least ten, and one per second, of three samples or more at the peak of a channel",
     "cut": "no fade at the end: the last 10 ms are as loud as the whole clip, within 6 dB",
     "copy": "the same sound under another name",
 }
@@ -46,6 +47,12 @@ NOISE_LEVEL, NOISE_ROUGHNESS, NOISE_SHARE = 0.4, 1.2, 0.2
 QUIET = 1e-3
 """60 dB as a ratio of levels."""
 
+FLAT_SAMPLES, FLAT_TOPS, FLAT_TOLERANCE, FLAT_STEP = 3, 10, 1e-4, 2e-3
+"""Samples of a flat top and fewest flat tops; relative distances from the peak: of the top, and of a sample beside it.
+
+The samples beside the flat top of a low sine at 16 bits differ from it by 0.02 %; those of a clipped sound by 1 %.
+"""
+
 LOSSY_PEAK = 2.0
 """Peak that lossy formats rarely exceed: full-scale recordings decode to 1.14, recordings clipped by 12 dB to 2.0."""
 
@@ -67,6 +74,8 @@ class SignalProfile:
         self._end_samples = max(1, round(END_S * rate_hz))
         self._end = np.zeros(0, dtype=np.float32)
         self._samples, self._sum, self._peak, self._last = 0, 0.0, 0.0, np.float32(0)
+        self._rate_hz = rate_hz
+        self._tops: dict[int, tuple[float, int]] = {}
         self._powers: list[np.ndarray] = []
         self._differences: list[np.ndarray] = []
         self._channel_powers: list[np.ndarray] = []
@@ -82,6 +91,8 @@ class SignalProfile:
         starts = np.arange(0, len(wave), self._window)
         self._powers.append(np.add.reduceat(wave * wave, starts))
         self._differences.append(np.add.reduceat(differences * differences, starts))
+        for at, channel in enumerate(channels.T):
+            self._tops[at] = _more_tops(np.abs(channel), *self._tops.get(at, (0.0, 0)))
         if channels.shape[1] > 1:
             self._channel_powers.append(np.add.reduceat(channels * channels, starts, axis=0))
         self._last = wave[-1]
@@ -114,6 +125,9 @@ class SignalProfile:
             found.append(HealthFinding("silence", f"{quiet / len(powers):.0%}"))
         if self._peak > (LOSSY_PEAK if is_lossy else 1.0):
             found.append(HealthFinding("loud", f"{self._peak:.2f}"))
+        tops = max(number for _, number in self._tops.values())
+        if tops >= max(FLAT_TOPS, self._samples / self._rate_hz):
+            found.append(HealthFinding("clipped", f"{tops:,} flat tops"))
         end_level = math.sqrt(float(np.dot(self._end, self._end)) / len(self._end))
         if is_whole_file and end_level > 0.5 * level:
             found.append(HealthFinding("cut", f"{round(20 * math.log10(end_level / level)):+d} dB"))
@@ -139,6 +153,22 @@ class SignalProfile:
             if min(shares) > 0.1 and sum(shares) > 0.5:
                 found.append(HealthFinding("speakers", f"{shares[0]:.0%} and {shares[1]:.0%} of the time"))
         return found
+
+
+def _more_tops(levels: Float32[np.ndarray, " samples"], peak: float, flat_tops: int) -> tuple[float, int]:
+    """Return the peak of a channel and its flat tops after a block of absolute values."""
+    highest = float(levels.max())
+    if highest < (1 - FLAT_TOLERANCE) * peak:
+        return peak, flat_tops
+    if highest > (1 + FLAT_TOLERANCE) * peak:
+        flat_tops = 0
+    peak = max(highest, peak)
+    rows = np.flatnonzero(levels >= (1 - FLAT_TOLERANCE) * peak)
+    first = rows[np.diff(rows, prepend=-2) > 1]
+    last = rows[np.diff(rows, append=len(levels) + 1) > 1]
+    beside = np.minimum(levels[np.maximum(first - 1, 0)], levels[np.minimum(last + 1, len(levels) - 1)])
+    is_flat = (last - first >= FLAT_SAMPLES - 1) & (beside < (1 - FLAT_STEP) * peak)
+    return peak, flat_tops + int(np.count_nonzero(is_flat))
 
 
 def suspects_table(clips: Sequence[tuple[str, str]], findings: Iterable[tuple[str, HealthFinding]]) -> pl.DataFrame:

@@ -177,8 +177,12 @@ def _notes_of_unread(unread: list[str], broken: list[str]) -> list[str]:
 def _notes_of_others(others: Counter[str]) -> tuple[str, ...]:
     """Return the numbers of files that are not read: sound that needs ffmpeg, then all others."""
     sound = {extension: n for extension, n in others.items() if extension in FFMPEG_EXTENSIONS}
-    rest = [(extension, n) for extension, n in others.most_common() if extension not in sound]
+    videos = {extension: n for extension, n in others.items() if extension in VIDEO_EXTENSIONS}
+    rest = [(extension, n) for extension, n in others.most_common() if extension not in sound | videos]
     notes: list[str] = []
+    if videos:
+        extract = "extract their sound with ffmpeg -i VIDEO -vn SOUND.wav, or list them in a table (kind: manifest)"
+        notes.append(f"warning: {_counted(videos.items())} not read: videos; {extract}")
     if sound:
         notes.append(f"warning: {_counted(sound.items())} not read: {REMEDY}")
     if rest:
@@ -190,6 +194,9 @@ def _notes_of_others(others: Counter[str]) -> tuple[str, ...]:
 def _counted(extensions: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{n:,} {printable(extension)}" for extension, n in extensions)
 
+
+VIDEO_EXTENSIONS = frozenset((".mp4", ".mkv", ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".mts", ".wmv"))
+"""Lower-case extensions of videos: a folder often holds their sound too, so they are not read from it."""
 
 MAX_SHOWN = 8
 """Extensions named in a note."""

@@ -116,7 +116,7 @@ def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
     stated = listing.clips["split"].is_not_null().any()
     if readers and (reason := one_split_reason(corpus.clips, config.splits, stated=stated)):
         lines.append(f"{readers}: one split, no cross-fit over the few groups, because {reason}")
-    lines += (*_columns(listing, corpus), *listing.notes, *_shortened(listing, corpus))
+    lines += (_sound(corpus.clips), *_columns(listing, corpus), *listing.notes, *_shortened(listing, corpus))
     lines += filter(None, map(corpus.groups_per_class, probed))
     lines += _warnings(config.corpus, listing, corpus, probed, all_labels=config.evaluate.labels is None)
     return lines + health_summary(corpus.suspects, corpus.clips, lengths=not config.corpus.sets_length)
@@ -202,6 +202,42 @@ def _splits(corpus: Corpus, readers: str, *, per_fold: bool) -> list[str]:
     return [*lines, f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}"] if readers else lines
 
 
+def _sound(clips: pl.DataFrame) -> str:
+    """Return the sample rates and the range of lengths of the clips in one line."""
+    rates = clips.group_by("rate_hz").len().sort("len", "rate_hz", descending=[True, False]).rows()
+    shown = ", ".join(f"{rate_hz:,} Hz" + (f" ({of:,})" if len(rates) > 1 else "") for rate_hz, of in rates[:4])
+    lengths_s = clips["duration_s"].to_numpy()
+    shortest, longest = (f"{length:.3g}" for length in (lengths_s.min(), lengths_s.max()))
+    lasting = f"{shortest} s" if shortest == longest else f"{shortest} to {longest} s"
+    return f"sound: {shown}{', ...' if len(rates) > 4 else ''}, clips of {lasting}"
+
+
+CONFOUNDED_SHARE = 0.9
+"""Share of the clips of each class at one rate from which the rate tells classes apart."""
+
+
+def rates_by_class(clips: pl.DataFrame, label: str) -> str:
+    """Return that the sample rate tells classes of a label apart; empty if it does not.
+
+    >>> clips = pl.DataFrame({"rate_hz": [8000, 8000, 44100], "label_mood": ["sad", "sad", "happy"]})
+    >>> rates_by_class(clips, "mood").partition(":")[0]
+    'the sample rate differs between the classes of mood (happy 44,100 Hz, sad 8,000 Hz)'
+    """
+    known = clips.select("rate_hz", name=f"label_{label}").drop_nulls()
+    of_class = known.group_by("name", "rate_hz").len().sort("name", "len", "rate_hz", descending=[False, True, False])
+    shares = of_class.group_by("name", maintain_order=True).agg(
+        pl.col("rate_hz").first(), share=pl.col("len").first() / pl.col("len").sum()
+    )
+    if shares["rate_hz"].n_unique() < 2 or not (shares["share"] >= CONFOUNDED_SHARE).all():
+        return ""
+    first = shares.unique("rate_hz", keep="first", maintain_order=True).head(3)
+    shown = ", ".join(f"{name} {rate_hz:,} Hz" for name, rate_hz in first.select("name", "rate_hz").rows())
+    return (
+        f"the sample rate differs between the classes of {label} ({shown}): a probe can tell them apart by their bandwidth"
+        " alone; add recordings of each class at each rate, or resample all to the lowest one"
+    )
+
+
 def _columns(listing: Listing, corpus: Corpus) -> list[str]:
     """Return the groups, labels and factors with their numbers of values, one line each."""
     clips = corpus.clips
@@ -268,8 +304,8 @@ def _warnings(spec: CorpusSpec, listing: Listing, corpus: Corpus, probed: list[s
     ):
         names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
         warnings.append(
-            f"warning: {count(len(classes), 'class', 'classes')} of {label} cannot be scored ({names}): a class needs"
-            f" clips in {enough}; add recordings by further groups{choice}"
+            f"warning: {evidence.classes_of(label, len(classes))} cannot be scored ({names}): a class needs clips in"
+            f" {enough}; add recordings by further groups{choice}"
         )
     for label in probed:
         unscored = thin.filter(label=label)["class"].to_list()
@@ -279,6 +315,7 @@ def _warnings(spec: CorpusSpec, listing: Listing, corpus: Corpus, probed: list[s
         ):
             warnings.append(f"warning: {text}")
     warnings += [f"warning: {text}" for text in evidence.coinciding_classes(corpus.clips, probed)]
+    warnings += [f"warning: {text}" for label in probed if (text := rates_by_class(corpus.clips, label))]
     leaks = shared_recordings(corpus.clips).filter("leaks")
     if not leaks.is_empty():
         first = ", ".join(leaks["clip_ids"][0].to_list()[:3])

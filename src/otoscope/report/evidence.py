@@ -90,23 +90,43 @@ def thin_classes(
     each = ", ".join(shown) + (", ..." if len(thin) > MAX_NAMED else "")
     of = f"{noun}s in {'/'.join(SPLITS)}: " if counts else ""
     return (
-        f"{count(len(thin), 'class', 'classes')} of {label} with at most one {noun} in train or test, or none in valid "
+        f"{classes_of(label, len(thin))} with at most one {noun} in train or test, or none in valid "
         f"({of}{each}): scores of such a class may not hold for other {noun}s"
     )
 
 
+def classes_of(label: str, number: int) -> str:
+    """Return a number of classes of a label.
+
+    >>> classes_of("sex", 1), classes_of("class", 2)
+    ('1 class of sex', '2 classes')
+    """
+    return count(number, "class", "classes") + ("" if label == "class" else f" of {label}")
+
+
 def coinciding_classes(clips: pl.DataFrame, labels: Sequence[str]) -> list[str]:
-    """Return a sentence for each pair of classes of two labels that are the same clips.
+    """Return a sentence for labels of the same classes under any names, and for classes that are the same clips.
 
     >>> coinciding_classes(pl.DataFrame({"label_a": list("xxyz"), "label_b": list("uuvv")}), ["a", "b"])
     ['a x and b u are the same 2 clips: what is found of one may be due to the other']
     """
     members: dict[tuple[int, ...], list[str]] = {}
+    partitions: dict[frozenset[tuple[int, ...]], list[str]] = {}
     for label in labels:
         known = clips.select(pl.col(f"label_{label}").alias("class")).with_row_index("row").drop_nulls("class")
-        for name, rows in known.group_by("class", maintain_order=True).agg("row").iter_rows():
-            members.setdefault(tuple(rows), []).append(f"{label} {name}")
+        classes = {
+            str(name): tuple(rows) for name, rows in known.group_by("class", maintain_order=True).agg("row").rows()
+        }
+        alike = partitions.setdefault(frozenset(classes.values()), [])
+        alike.append(label)
+        for name, rows in classes.items() if len(alike) == 1 else ():
+            members.setdefault(rows, []).append(f"{label} {name}")
     return [
+        f"{comma_list(alike)} divide the clips into the same {len(classes)} classes: what is found of one may be due to"
+        " the other"
+        for classes, alike in partitions.items()
+        if len(alike) > 1 and len(classes) > 1
+    ] + [
         f"{comma_list(names)} are the same {count(len(rows), 'clip')}: what is found of one may be due to the other"
         for rows, names in members.items()
         if len(names) > 1 and len(rows) < clips.height

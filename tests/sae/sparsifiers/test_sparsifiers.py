@@ -99,7 +99,7 @@ def test_sparsifier_card_rebuilds_the_sparsifier(name: str):
     ("spec", "message"),
     [
         ({"name": "jumprelu", "bandwith": 1}, r"no hyper-parameter 'bandwith' .*'jumprelu'; did you mean bandwidth\?"),
-        ({"name": "topk", "bandwidth": 1}, r"no hyper-parameter 'bandwidth' of the sparsifier 'topk'; Known: none"),
+        ({"name": "topk", "bandwidth": 1}, r"no hyper-parameter 'bandwidth' of the sparsifier 'topk'; known: none"),
         ({"name": "jumprelu", "bandwidth": 0}, r"bandwidth must be a number above 0, got 0"),
         ({"name": "jumprelu", "bandwidth": "wide"}, r"bandwidth must be a number above 0, got 'wide'"),
         ({"name": "batch_topk", "momentum": 1.5}, r"momentum must be a number above 0 and at most 1, got 1.5"),
