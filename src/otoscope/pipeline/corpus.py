@@ -233,8 +233,8 @@ def rates_by_class(clips: pl.DataFrame, label: str) -> str:
     first = shares.unique("rate_hz", keep="first", maintain_order=True).head(3)
     shown = ", ".join(f"{name} {rate_hz:,} Hz" for name, rate_hz in first.select("name", "rate_hz").rows())
     return (
-        f"the sample rate differs between the classes of {label} ({shown}): a probe can tell them apart by their bandwidth"
-        " alone; add recordings of each class at each rate, or resample all to the lowest one"
+        f"the sample rate differs between the classes of {label} ({shown}): a probe can tell them apart by"
+        " their bandwidth alone; add recordings of each class at each rate, or resample all to the lowest one"
     )
 
 
