@@ -143,6 +143,8 @@ def test_read_annotations_knows_the_encodings_of_praat(tmp_path: Path, encoding:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.TextGrid", '"ooTextFile" "TextGrid" 0 1 tiers?', "it ends early"),
+        ("a.TextGrid", '"ooTextFile" "TextGrid" 0 1 "words"', "in the place of <exists> or <absent>"),
         ("a.csv", "", r"has no known annotation format; .*\.textgrid"),
         ("a.TextGrid", "", "is not a TextGrid of Praat"),
         ("a.TextGrid", SHORT_TEXTGRID[:-10], "is not a TextGrid of Praat"),

@@ -170,7 +170,7 @@ def _textgrid(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInte
     if [next(parts, None), next(parts, None)] != ["ooTextFile", "TextGrid"]:
         raise ValueError("it does not begin with ooTextFile and TextGrid")
     _skip_span(parts)
-    if next(parts, None) != "<exists>":
+    if not _has_tiers(parts):
         return
     for _ in range(int(_number(parts))):
         kind, tier = _string(parts), _string(parts).strip()
@@ -181,6 +181,14 @@ def _textgrid(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInte
             start_s = _number(parts)
             end_s = _number(parts) if kind == "IntervalTier" else start_s
             yield AnnotatedInterval(tier, start_s, end_s, _string(parts).strip())
+
+
+def _has_tiers(parts: Iterator[str | float]) -> bool:
+    """Return the value of the flag that precedes the tiers."""
+    flag = _string(parts)
+    if flag not in ("<exists>", "<absent>"):
+        raise ValueError(f"{flag!r} stands in the place of <exists> or <absent>")
+    return flag == "<exists>"
 
 
 def _skip_span(parts: Iterator[str | float]) -> None:
