@@ -70,7 +70,7 @@ def test_run_works_with_every_kind_of_corpus(kind: str, tmp_path: Path, tiny: Ti
     assert corpus.set_aside.is_empty()
     assert labels <= set(corpus.labels)
     assert corpus.clips.group_by("group").agg(pl.col("split").n_unique())["split"].max() == 1
-    assert set(results["representation"]) == {"dense", "sae", "logmel"}
+    assert set(results["representation"]) == {"dense", "sae", "logmel", "pca"}
     probed = set(results.filter(pl.col("metric") == "probe_accuracy")["target"])
     assert probed <= set(corpus.labels)
     assert probed

@@ -98,6 +98,7 @@ def test_results_name_the_preset_of_saes_only(summary: RunSummary) -> None:
     assert named == [
         ("dense", None, ""),
         ("logmel", None, ""),
+        ("pca", None, ""),
         *sorted(("sae", name, sae_id) for name, sae_id in USED.items()),
     ]
 

@@ -67,5 +67,5 @@ def test_changed_layer_does_not_take_voicing_for_pitch(clips: Clips) -> None:
 def test_factor_ranks_of_a_page_leave_clips_without_voice_out(tmp_path: Path) -> None:
     corpus_and_factors()[1].save(make_run(tmp_path, layers=(3,), sae_layers=(3,)) / "factors.parquet")
     known = factor_ranks(read_run(tmp_path)).values
-    assert known[PITCH].min() > 10
-    assert len(known[LEVEL]) == VOICED.sum()
+    assert np.nanmin(known[PITCH]) > 10
+    assert np.isfinite(known[LEVEL]).sum() == VOICED.sum()

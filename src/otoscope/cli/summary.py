@@ -102,7 +102,7 @@ def sparsity_table(results: ResultsTable) -> Table | None:
     # a column appears only where the SAEs differ in it
     varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
     title = f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {label}"
-    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained variance", "PCA at k")
+    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained", "PCA at k")
     for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
         shares = [explained.get(row["sae_id"]), components.get(row["k"])]
         settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
@@ -152,5 +152,6 @@ def strict_table(results: StrictResults) -> Table | None:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=None, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="right")
+        # names of the user stay whole; numbers and headings may take two lines
+        table.add_column(name, justify="right", no_wrap=name == "preset")
     return table
