@@ -71,6 +71,15 @@ def test_run_stage_runs_again_for_a_card_of_another_shape(folder: RunFolder, tex
     assert not run(folder, "a")
 
 
+@pytest.mark.parametrize("entry", ["inputs", "outputs", "checksum", "times"])
+def test_run_stage_runs_again_for_a_card_that_lost_an_entry(folder: RunFolder, entry: str) -> None:
+    run(folder, "a")
+    whole = folder.card("s").read_bytes()
+    write_json(folder.card("s"), {key: value for key, value in read_json(folder.card("s")).items() if key != entry})
+    assert run(folder, "a")
+    assert folder.card("s").read_bytes() == whole
+
+
 def test_run_stage_neither_trusts_nor_removes_files_that_a_card_names_outside(
     folder: RunFolder, tmp_path: Path
 ) -> None:

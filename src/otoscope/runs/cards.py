@@ -11,7 +11,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -46,7 +46,7 @@ class StageCard(TypedDict):
     outputs: dict[str, str]
     checksum: str
     """Fingerprint of both, so that a card that lost an entry is not taken for whole."""
-    times: NotRequired[dict[str, tuple[int, int]]]
+    times: dict[str, tuple[int, int]]
     """Size in bytes and time of the last change, in nanoseconds, of each file above `LARGE_BYTES`."""
 
 
@@ -67,8 +67,8 @@ def read_card(card: Path) -> StageCard | None:
 
 def changed_files(content: StageCard, root: Path) -> list[str]:
     """Return the files of a card that are missing or have other content."""
-    times = content.get("times", {})
-    return [name for name, sha in content["outputs"].items() if not is_whole(root, name, sha, times.get(name))]
+    each = content["outputs"].items()
+    return [name for name, sha in each if not is_whole(root, name, sha, content["times"].get(name))]
 
 
 def is_whole(root: Path, name: str, sha256: str, times: tuple[int, int] | None = None) -> bool:
