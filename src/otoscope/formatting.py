@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 NBSP = "\u00a0"
@@ -79,6 +80,16 @@ def comma_list(items: Iterable[object]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def first_few(items: Iterable[object], most: int) -> str:
+    """Join the first items with commas; dots stand for the others.
+
+    >>> first_few("abc", 3), first_few("abcd", 3)
+    ('a, b, c', 'a, b, c, ...')
+    """
+    words = [str(i) for i in islice(items, most + 1)]
+    return ", ".join([*words[:most], *["..."] * (len(words) > most)])
+
+
 def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
     r"""Return the ends of a row's interval.
 
@@ -90,12 +101,19 @@ def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
     return f"{tell(row['low'])} to {tell(row['high'])}"
 
 
+def interval_text(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
+    r"""Return a row's interval with its name; empty without one.
+
+    >>> interval_text({"low": 0.6, "high": 0.75}, percent), interval_text({"low": None, "high": None}, percent)
+    ('95\xa0% interval 60.0\xa0% to 75.0\xa0%', '')
+    """
+    return f"95{NBSP}% interval {ends(row, tell)}" if known(row["low"]) and known(row["high"]) else ""
+
+
 def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
     """Return the bracketed details of a number: interval, null, clips and groups."""
     shown = percent if as_percent else decimal
-    parts: list[str] = []
-    if known(row["low"]) and known(row["high"]):
-        parts.append(f"95{NBSP}% interval {shown(row['low'])} to {shown(row['high'])}")
+    parts = [interval] if (interval := interval_text(row, shown)) else []
     if row.get("null_high") == 1:
         parts.append("too few clips or groups to test")
     elif known(row["null_mean"]):

@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from otoscope.errors import CorpusError, quote
-from otoscope.formatting import count, is_clean, one_line
+from otoscope.formatting import count, first_few, is_clean, one_line
 from otoscope.paths import open_regular
 
 MISSING = frozenset(
@@ -199,8 +199,7 @@ class TextTable:
     ) -> str:
         """Return how many values of a column have a fact, with the places of some, and the values with `shows`."""
         cells, found = self.cells[column], rows.fill_null(False).arg_true().to_list()
-        named = [f"{quote(cells[row])} " * shows + self.place(row) for row in found[:MAX_SHOWN]]
-        shown = ", ".join(named) + (", ..." if len(found) > MAX_SHOWN else "")
+        shown = first_few((f"{quote(cells[row])} " * shows + self.place(row) for row in found), MAX_SHOWN)
         fact = facts[len(found) > 1]
         of = f"{len(found):,} of its {len(cells) - cells.null_count():,} values {fact} ({shown})"
         return f"{of}, {then}" if then else of
@@ -351,8 +350,8 @@ def _blanks_note(table: str, padded: Mapping[str, int], filled: Mapping[str, int
     columns = {name: values for name, values in padded.items() if 0 < values < filled[name]}
     if not columns:
         return ()
-    shown = ", ".join(list(columns)[:5]) + (", ..." if len(columns) > 5 else "")
-    return (f"{table}: blanks around {count(sum(columns.values()), 'value')} removed (in {shown})",)
+    removed = count(sum(columns.values()), "value")
+    return (f"{table}: blanks around {removed} removed (in {first_few(columns, 5)})",)
 
 
 def decode_text(data: bytes, path: Path) -> tuple[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
-from otoscope.formatting import count
+from otoscope.formatting import count, first_few
 
 FINDINGS = {
     "header": "a header that contradicts the sound",
@@ -207,8 +207,7 @@ def health_summary(suspects: pl.DataFrame, clips: pl.DataFrame, *, lengths: bool
     for finding, rule in FINDINGS.items():
         ids = listed.filter(pl.col("finding") == finding)["clip_id"].to_list()
         if ids:
-            named = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-            lines.append(f"suspect: {count(len(ids), 'clip')} with {rule} ({named})")
+            lines.append(f"suspect: {count(len(ids), 'clip')} with {rule} ({first_few(ids, 3)})")
     for finding, of_clips in properties.items():
         lines.append(f"property of the corpus: {of_clips} with {FINDINGS[finding]}; not listed")
     whole = clips.filter(pl.col("clip_id") == pl.col("path"))

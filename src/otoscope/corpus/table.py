@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from otoscope.artifacts import check_name, fingerprint, read_json_as, read_table, write_json, write_table
 from otoscope.corpus.health import SUSPECT_COLUMNS
 from otoscope.errors import ConfigError, CorpusError, DamagedArtifact, suggest
-from otoscope.formatting import count
+from otoscope.formatting import count, first_few
 from otoscope.paths import user_path
 
 COLUMNS: dict[str, pl.DataType] = {
@@ -178,7 +178,7 @@ class Corpus:
         labels = ", ".join(f"{name} ({number})" for name, number in zip(self.labels, classes, strict=True))
         lines.append(f"labels: {labels or 'none'}")
         lines += [line for name in self.labels if (line := self.groups_per_class(name))]
-        factors = ", ".join(self.factors[:5]) + (", ..." if len(self.factors) > 5 else "")
+        factors = first_few(self.factors, 5)
         lines.append(f"factors: {len(self.factors)} ({factors})" if factors else "factors: none")
         return [*lines, f"set aside: {count(self.set_aside.height, 'clip')}"]
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import polars as pl
 
 from otoscope.errors import CorpusError, quote, suggest
-from otoscope.formatting import count, is_clean, one_line
+from otoscope.formatting import count, first_few, is_clean, one_line
 from otoscope.tables import decode_text
 
 LARGEST_BYTES = 64 * 2**20
@@ -460,14 +460,15 @@ class AnnotationFolder:
         unused = [path.name for key, paths in self._by_name.items() if key not in known for path in paths]
         if unused:
             lines.append(
-                f"annotations: {count(len(unused), 'file')} without a recording in the corpus: {first_names(unused)}"
+                f"annotations: {count(len(unused), 'file')} without a recording in the corpus:"
+                f" {first_few(unused, MAX_SHOWN)}"
             )
         shared = {key: sharing for key, sharing in of_key.items() if len(sharing) > 1 and key in self._by_name}
         for key, sharing in list(shared.items())[:1]:
             several = f"{count(len(shared), 'name')} of annotation files, such as {key}"
             lines.append(
-                f"warning: {several}, each stand for several recordings ({first_names(sharing)}); put the files into"
-                " sub-folders named like those of their recordings"
+                f"warning: {several}, each stand for several recordings ({first_few(sharing, MAX_SHOWN)}); put the"
+                " files into sub-folders named like those of their recordings"
             )
         return lines
 
@@ -490,11 +491,6 @@ class AnnotationFolder:
             for name, interval in rows:
                 found.setdefault(name, []).append(interval)
         return found
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Return the first names of recordings or files, separated by commas."""
-    return ", ".join(names[:MAX_SHOWN]) + (", ..." if len(names) > MAX_SHOWN else "")
 
 
 MAX_SHOWN = 5

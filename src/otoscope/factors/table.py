@@ -16,7 +16,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.errors import ArtifactError, ConfigError, CorpusError, DamagedArtifact
 from otoscope.factors.egemaps import SOURCE, egemaps_identity, measure_egemaps
 from otoscope.factors.readable_names import category
-from otoscope.formatting import count
+from otoscope.formatting import count, first_few
 from otoscope.paths import user_path
 from otoscope.tables import TextTable, read_text_table
 
@@ -240,8 +240,7 @@ def _notes(
         for name, text in mixed.items()
     ]
     if ignored := [name for name in columns if name not in numeric and name not in mixed]:
-        listed = ", ".join(ignored[:8]) + (", ..." if len(ignored) > 8 else "")
-        notes.append(f"{file.name}: columns of text or codes are not factors ({listed})")
+        notes.append(f"{file.name}: columns of text or codes are not factors ({first_few(ignored, 8)})")
     return notes
 
 

@@ -29,8 +29,8 @@ from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import CorpusError, quote
 from otoscope.explain.annotated_labels import MORE, frequent_labels
 from otoscope.explain.annotation_tables import SKIPPED, choose_annotated
-from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, first_names, within_clip
-from otoscope.formatting import count
+from otoscope.factors.annotations import MAX_SHOWN, AnnotatedInterval, AnnotationFolder, within_clip
+from otoscope.formatting import count, first_few
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
@@ -162,8 +162,8 @@ def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: List
     missing = [path for path, number in of_recording.items() if not number]
     lines = [
         f"{len(of_recording) - len(missing):,} of {count(len(of_recording), 'recording')} annotated:"
-        f" {count(total, 'interval')}, {count(len(labels), 'label')}, tiers: {first_names(tiers)}"
-        + (f"; none for {first_names(sorted(missing))}" if missing else "")
+        f" {count(total, 'interval')}, {count(len(labels), 'label')}, tiers: {first_few(tiers, MAX_SHOWN)}"
+        + (f"; none for {first_few(sorted(missing), MAX_SHOWN)}" if missing else "")
     ]
     if late:
         lines.append(
@@ -302,7 +302,7 @@ def _warnings(spec: CorpusSpec, listing: Listing, corpus: Corpus, probed: list[s
     for label, classes in (
         thin.group_by("label", maintain_order=True).agg("class", "reason").select("label", "class").iter_rows()
     ):
-        names = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+        names = first_few(classes, 5)
         warnings.append(
             f"warning: {evidence.classes_of(label, len(classes))} cannot be scored ({names}): a class needs clips in"
             f" {enough}; add recordings by further groups{choice}"

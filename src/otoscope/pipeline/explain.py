@@ -37,6 +37,7 @@ from otoscope.explain.activation_index import remove_index
 from otoscope.explain.matching import MATCHES, SUMMARY
 from otoscope.factors.annotations import AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
+from otoscope.formatting import first_few
 from otoscope.pipeline.attribution import attribution_tables
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
 from otoscope.pipeline.explained_run import ExplainedRun, annotation_files, prepare
@@ -76,8 +77,7 @@ def explain(run: Context) -> None:
         for step in wanted:
             step.ensure(folder)
         if silent := stage.silent_latents:
-            names = ", ".join(map(str, silent[:10])) + (", ..." if len(silent) > 10 else "")
-            run.progress.message(f"latents of explain.latents that never fire on this corpus: {names}")
+            run.progress.message(f"latents of explain.latents that never fire on this corpus: {first_few(silent, 10)}")
 
     run_stage(
         folder,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.corpus.table import SPLITS, groups_by_split
-from otoscope.formatting import comma_list, count
+from otoscope.formatting import comma_list, count, first_few
 from otoscope.metrics.results import ResultsTable
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -86,8 +86,8 @@ def thin_classes(
     thin = [name for name, (train, valid, test) in numbers.items() if min(train, test) < 2 or not valid]
     if not thin:
         return ""
-    shown = (f"{name} {'/'.join(map(str, numbers[name]))}" if counts else name for name in thin[:MAX_NAMED])
-    each = ", ".join(shown) + (", ..." if len(thin) > MAX_NAMED else "")
+    shown = (f"{name} {'/'.join(map(str, numbers[name]))}" if counts else name for name in thin)
+    each = first_few(shown, MAX_NAMED)
     of = f"{noun}s in {'/'.join(SPLITS)}: " if counts else ""
     return (
         f"{classes_of(label, len(thin))} with at most one {noun} in train or test, or none in valid "

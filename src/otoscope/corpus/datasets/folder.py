@@ -23,7 +23,7 @@ from otoscope.corpus.listing import (
 )
 from otoscope.corpus.selection import SelectableCorpus
 from otoscope.errors import CorpusError, quote, suggest
-from otoscope.formatting import comma_list, count, one_line
+from otoscope.formatting import comma_list, count, first_few, one_line
 
 MAX_PATTERN = 10_000
 """Longest pattern, in characters."""
@@ -280,7 +280,7 @@ def apply_names(column: str, codes: pl.Series, names: Mapping[str, str]) -> tupl
 
 
 def _some(codes: Sequence[str]) -> str:
-    return ", ".join(codes[:5]) + (", ..." if len(codes) > 5 else "")
+    return first_few(codes, 5)
 
 
 def _extract(pattern: str, texts: Sequence[str]) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from otoscope.corpus.listing import LISTING_COLUMNS, Listing, ProgressCallback, 
 from otoscope.corpus.selection import MAX_CHANNELS, SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, quote, suggest
-from otoscope.formatting import count, is_clean, printable
+from otoscope.formatting import count, first_few, is_clean, printable
 from otoscope.tables import PARQUET_SUFFIXES, TextTable, read_text_table
 
 _SPLIT_WORDS = {
@@ -166,8 +166,8 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
             if (text := table.marks_of_missing(c))
         ]
         if unused:
-            listed = ", ".join(unused[:8]) + (", ..." if len(unused) > 8 else "")
-            notes.append(f"{self.table.name}: {count(len(unused), 'column')} {why} ({listed})")
+            columns = count(len(unused), "column")
+            notes.append(f"{self.table.name}: {columns} {why} ({first_few(unused, MAX_COLUMNS)})")
         if commas := table.decimal_commas():
             notes.append(f"{self.table.name}: decimal commas in {', '.join(commas[:5])} are read as points")
         named = (self._by_name(cells, labels, "label_"), self._by_name(cells, factors, "factor_"))
@@ -277,6 +277,9 @@ def _check_times(table: TextTable) -> None:
 FEW_VALUES = 10
 """Most different whole numbers that may be classes."""
 
+MAX_COLUMNS = 8
+"""Columns named in a note."""
+
 LARGE_NUMBER = 10_000_000
 """Smallest whole number of eight digits, such as a date; factors rarely are so large."""
 
@@ -299,13 +302,13 @@ def _doubtful_factors(table: TextTable, factors: Iterable[str]) -> list[str]:
             few[column] = number
     notes: list[str] = []
     if few:
-        shown = ", ".join(f"{name} ({number})" for name, number in list(few.items())[:8]) + ", ..." * (len(few) > 8)
+        shown = first_few((f"{name} ({number})" for name, number in few.items()), MAX_COLUMNS)
         notes.append(
             f"{table.name}: factors with few whole values: {shown}. If they are classes, put label_ in front of the"
             " column's name, or list it in `labels`"
         )
     if identifiers:
-        shown = ", ".join(identifiers[:8]) + ", ..." * (len(identifiers) > 8)
+        shown = first_few(identifiers, MAX_COLUMNS)
         notes.append(
             f"warning: {table.name}: factors that look like identifiers or dates: {shown} (whole numbers that are"
             " consecutive, different in every row, or of eight digits); list the columns to use in `labels` and"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope import formatting
-from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
+from otoscope.formatting import NBSP, backed, comma_list, count, decimal, interval_text, percent, sparsity
 from otoscope.metrics.predictions import accuracy_difference, recall_by_class
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
@@ -75,9 +75,7 @@ def _how_codes_were_chosen(results: Results, label: str, codes: Row, folds: int)
 
 
 def _probe_lines(row: Row) -> list[str]:
-    lines: list[str] = []
-    if formatting.known(row["low"]) and formatting.known(row["high"]):
-        lines.append(f"95{NBSP}% interval {percent(row['low'])} to {percent(row['high'])}")
+    lines = [interval] if (interval := interval_text(row, percent)) else []
     if formatting.known(row["null_mean"]):
         lines.append(f"chance {percent(row['null_mean'])}, up to {percent(row['null_high'])}")
     elif row["null_high"] == 1:

@@ -14,7 +14,7 @@ from otoscope import formatting
 from otoscope.artifacts import read_table
 from otoscope.explain.selection import MIN_ROWS, LatentOutcome
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, percent, sparsity
 from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.report.estimates import capitalised
 from otoscope.report.run_data import RunData
@@ -56,21 +56,16 @@ def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
     # with other seeds, the strict protocol ranked the factors
     protocol = "strict" if row.get("seeds_asked") else run.results.protocol
     sae_id = str(card.get("sae_id", ""))
-    scores = run.results.where(metric="factor_r2", split="test", protocol=protocol, sae_id=sae_id, target=row["factor"])
-    score = scores.measured.first()
+    rows = run.results.where(split="test", protocol=protocol, sae_id=sae_id, target=row["factor"])
+    score, within = (rows.where(metric=name).measured.first() for name in ("factor_r2", "factor_r2_within"))
     if score is None:
         return []
-    within = run.results.where(
-        metric="factor_r2_within", split="test", protocol=protocol, sae_id=sae_id, target=row["factor"]
-    ).measured.first()
     inside = [] if within is None else [f"within {_noun(run)}s {decimal(within['value'], 2)}{_r2_interval(within)}"]
     return [", ".join([f"R² from all codes on test groups {decimal(score['value'], 2)}{_r2_interval(score)}", *inside])]
 
 
 def _r2_interval(row: Mapping[str, Any]) -> str:
-    if not (formatting.known(row["low"]) and formatting.known(row["high"])):
-        return " (no interval)"
-    return f" (95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)})"
+    return f" ({interval_text(row, lambda end: decimal(end, 2)) or 'no interval'})"
 
 
 def introduction(run: RunData) -> str:

@@ -11,7 +11,7 @@ from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import pitch_hz
-from otoscope.formatting import NBSP, count, decimal, known, percent
+from otoscope.formatting import NBSP, count, decimal, interval_text, known, percent
 
 MAX_RESPONSES = 3
 """Response curves shown per latent."""
@@ -102,9 +102,8 @@ def _score(row: Mapping[str, Any]) -> str:
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
     if _names_nothing(row):
         return "The card names no condition, so that it predicts nothing."
-    interval = (
-        f", 95{NBSP}% interval {decimal(row['low'], 2)} to {decimal(row['high'], 2)}" if known(row["low"]) else ""
-    )
+    interval = interval_text(row, lambda end: decimal(end, 2))
+    reached = ", ".join(filter(None, [f"within {groups}", interval]))
     controls = {
         f"firing moved to other clips, over {count(row['family'], 'card')} together, up to": row["permuted_high"],
         "cards of other latents": row["others"],
@@ -117,7 +116,7 @@ def _score(row: Mapping[str, Any]) -> str:
         f" Odd frame out found by its spectrum in {percent(odd, 0)} of trials (chance 20{NBSP}%)." if known(odd) else ""
     )
     return (
-        f"{verdict}Frames predicted from the card alone: AUROC {decimal(row['auroc'], 2)} within {groups}{interval} "
+        f"{verdict}Frames predicted from the card alone: AUROC {decimal(row['auroc'], 2)} {reached} "
         f"({beside}).{intruder}"
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from otoscope.explain.firing import diverse
-from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent, sparsity
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent, sparsity
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate
@@ -139,9 +139,7 @@ def _other_layers(results: Results, label: str) -> str:
 
 
 def _in_brackets(row: Row) -> str:
-    parts: list[str] = []
-    if known(row["low"]) and known(row["high"]):
-        parts.append(f"95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}")
+    parts = [interval] if (interval := interval_text(row, lambda end: percent(end, 0))) else []
     if row["null_high"] == 1:
         parts.append("too few groups to test")
     elif known(row["null_high"]):

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.artifacts import read_table
-from otoscope.formatting import NBSP, comma_list, count, decimal, known, percent
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
 from otoscope.report.estimates import capitalised
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import seed_sentence
@@ -86,7 +86,5 @@ def _recovered(row: Mapping[str, Any]) -> str:
     value, by = decimal(row["value"], 2), f"by {NAMES[row['substitute']]}"
     if not known(row["recovered"]):
         return f"no defined share {by} (to {value})"
-    interval = ", no interval"
-    if known(row["low"]) and known(row["high"]):
-        interval = f", 95{NBSP}% interval {percent(row['low'], 0)} to {percent(row['high'], 0)}"
-    return f"{percent(row['recovered'], 0)} {by} (to {value}{interval})"
+    interval = interval_text(row, lambda end: percent(end, 0)) or "no interval"
+    return f"{percent(row['recovered'], 0)} {by} (to {value}, {interval})"
