@@ -39,6 +39,7 @@ from otoscope.factors.annotations import AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.formatting import first_few
 from otoscope.pipeline.attribution import attribution_tables
+from otoscope.pipeline.changed_layer import ChangedLayer
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
 from otoscope.pipeline.explained_run import ExplainedRun, annotation_files, prepare
 from otoscope.pipeline.interventions import InterventionTables, intervention_tables
@@ -276,30 +277,27 @@ def _attribution_step(stage: ExplainedRun) -> _Step:
 
 def _interventions_step(stage: ExplainedRun) -> _Step:
     """Return the step that changes latents and rival directions and reads out the last layer."""
-    settings = stage.run.config.explain
-    sizes = (settings.concepts, settings.intervention_clips)
-    inputs = fingerprint(stage.inputs, stage.store.content_id(), sizes, _code("interventions"))
-    return _Step(
-        "interventions",
-        inputs,
-        InterventionTables._fields,
-        lambda: intervention_tables(stage.changed_layer)._asdict(),
-        stage.run.folder.explain,
-    )
+    return _readout_step(stage, "interventions", InterventionTables._fields, intervention_tables)
 
 
 def _erasure_step(stage: ExplainedRun) -> _Step:
     """Return the step that erases each concept, and swaps it between clips."""
+    clips = stage.run.config.explain.erasure_clips
+    return _readout_step(stage, "erasure", ErasureTables._fields, erasure_tables, clips)
+
+
+def _readout_step(
+    stage: ExplainedRun,
+    name: str,
+    tables: tuple[str, ...],
+    measure: Callable[[ChangedLayer], InterventionTables | ErasureTables],
+    *sizes: int,
+) -> _Step:
+    """Return a step that changes the layer and reads out concepts from the last one; `sizes` are its own settings."""
     settings = stage.run.config.explain
-    sizes = (settings.concepts, settings.intervention_clips, settings.erasure_clips)
-    inputs = fingerprint(stage.inputs, stage.store.content_id(), sizes, _code("erasure"))
-    return _Step(
-        "erasure",
-        inputs,
-        ErasureTables._fields,
-        lambda: erasure_tables(stage.changed_layer)._asdict(),
-        stage.run.folder.explain,
-    )
+    shared = (settings.concepts, settings.intervention_clips, *sizes)
+    inputs = fingerprint(stage.inputs, stage.store.content_id(), shared, _code(name))
+    return _Step(name, inputs, tables, lambda: measure(stage.changed_layer)._asdict(), stage.run.folder.explain)
 
 
 def _sweeps_step(stage: ExplainedRun) -> _Step:
