@@ -219,6 +219,9 @@ def test_a_joined_mp4_is_refused_and_further_streams_are_named(record, ffmpeg, t
     for name in ("two.m4a", "two.mka"):
         two = ffmpeg(source, name, "-map", "0:a", "-map", "0:a")
         assert note(two) == "it has 2 audio streams, of which the first was read"
+    film = ffmpeg(source, "film.mp4", "-f", "lavfi", "-i", "testsrc=d=1:s=32x32", "-map", "1:v")
+    with pytest.raises(AudioError, match="has no stream of sound, only pictures or other data"):
+        decode(film)
 
 
 def note(path) -> str:

@@ -19,9 +19,19 @@ def test_every_recording_is_found_once_in_order_of_name(record, tmp_path):
 
 
 def test_hidden_files_and_folders_are_passed_over(record, tmp_path):
-    for name in ["x.wav", "._x.wav", ".cache/y.wav", "__MACOSX/sub/z.wav"]:
+    for name in ["x.wav", "._x.wav", ".cache/y.wav", "__MACOSX/sub/z.wav", ".git/annex/a.wav"]:
         record(name)
-    assert find_audio(tmp_path).paths == ["x.wav"]
+    (tmp_path / ".DS_Store").write_bytes(b"?")
+    found = find_audio(tmp_path)
+    assert found.paths == ["x.wav"]
+    hidden = "._x.wav, .cache/y.wav, __MACOSX/sub/z.wav"
+    assert found.notes == (f"not read: 3 hidden files with names of sound: {hidden}",)
+
+
+def test_a_link_to_a_hidden_folder_is_followed(record, tmp_path):
+    record(".store/y.wav")
+    (tmp_path / "data").symlink_to(".store")
+    assert find_audio(tmp_path)[::2] == (["data/y.wav"], ())
 
 
 def test_links_are_followed_but_never_round_in_a_ring(record, tmp_path):
@@ -34,7 +44,9 @@ def test_links_are_followed_but_never_round_in_a_ring(record, tmp_path):
     (root / "own" / "up").symlink_to(root)
     (tmp_path / "elsewhere" / "ring").symlink_to(root)
     (root / "linked.wav").symlink_to(root / "own" / "c.wav")
-    assert find_audio(root).paths == ["again/b.wav", "all/ann/a.wav", "linked.wav", "own/c.wav"]
+    found = find_audio(root)
+    assert found.paths == ["again/b.wav", "all/ann/a.wav", "linked.wav", "own/c.wav"]
+    assert found.notes == ("read once: 3 folders that links lead to again: all/bob, all/ring, own/up",)
 
 
 def test_a_folder_keeps_its_own_name_before_a_link_to_it(record, tmp_path):
@@ -88,6 +100,24 @@ def test_files_that_are_not_read_are_counted_by_extension(record, tmp_path, monk
     found = find_audio(tmp_path)
     assert found.paths == ["a.wav", "b.M4A", "c.m4a", "d.wma"]
     assert len(found.notes) == 1
+
+
+def test_videos_are_read_where_there_is_nothing_else(record, tmp_path, monkeypatch):
+    for name in ["one.mp4", "b/two.MKV", "c.avi"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"?")
+    (tmp_path / "ffmpeg").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = find_audio(tmp_path)
+    assert found.paths == ["b/two.MKV", "one.mp4"]
+    assert found.notes[0] == "no files of sound alone: that of 1 .mkv, 1 .mp4 is read"
+    assert found.notes[1].startswith("warning: 1 .avi not read: videos")
+    record("one.wav")  # its sound, perhaps
+    assert find_audio(tmp_path).paths == ["one.wav"]
+    (tmp_path / "one.wav").unlink()
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(CorpusError, match=r"1 \.avi, 1 \.mp4, 1 \.mkv not read: videos; extract their sound"):
+        find_audio(tmp_path)
 
 
 def test_files_without_an_extension_of_audio_are_found_by_their_content(record, tmp_path):

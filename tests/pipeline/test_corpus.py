@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import soundfile
 
 from otoscope.corpus.audio import write_audio
 from tests.support.calling import Outcome, call
@@ -141,6 +143,15 @@ def test_rates_lengths_and_a_label_that_the_rate_tells_apart_are_printed(
     assert f"the sample rate differs between the classes of sex (f {RATE_HZ:,} Hz, m 8,000 Hz)" in printed
 
 
+def test_channels_are_counted_unless_all_files_are_mono(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    assert "mono" not in printed_with(capsys, table, ROWS, "")
+    wave = tone(300.0)
+    soundfile.write(table.with_name("west.wav"), np.stack([wave, -0.5 * wave], axis=1), RATE_HZ)
+    assert f"sound: {RATE_HZ:,} Hz, mono (3), stereo (1), clips of " in printed_with(capsys, table, ROWS, "")
+    soundfile.write(table.with_name("west.wav"), np.stack([wave] * 11, axis=1), RATE_HZ)
+    assert "Hz, mono (3), 11 channels (1), clips of " in printed_with(capsys, table, ROWS, "")
+
+
 def test_blanks_around_groups_are_announced_once(capsys: pytest.CaptureFixture[str], table: Path) -> None:
     rows = ["north.wav,north ,f,owl", "east.wav,north,m,owl", "south.wav,south,f,owl", "west.wav,west,f,owl"]
     printed = printed_with(capsys, table, rows, "")
@@ -223,6 +234,17 @@ def test_recordings_with_and_without_annotations_are_counted(capsys: pytest.Capt
     write_audio(table.parent / "more" / "north.wav", tone(440.0), RATE_HZ)
     outcome = annotated(capsys, table, files, "", row="more/north.wav,north")
     assert "such as north, each stand for several recordings (more/north.wav, north.wav); put the files" in outcome.err
+    outcome = annotated(capsys, table, {"east.txt": "hello\n", "readme.txt": "by ann\n"}, "")
+    assert "annotations: 2 .txt files without times, such as transcripts, not read: east.txt, readme.txt" in outcome.err
+    assert counted in outcome.err
+
+
+def test_words_of_joined_recordings_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for at, name in enumerate(f"{digit}_{speaker}_{take}" for speaker in "abc" for digit in "12" for take in "01"):
+        write_audio(tmp_path / "digits" / f"{name}.wav", tone(200.0 + 10 * at), 8000)
+    (tmp_path / "c.yaml").write_text("model: starter\ncorpus: {kind: fsdd, root: digits, join: 2}\n")
+    outcome = call(capsys, "corpus", tmp_path / "c.yaml", "--out", tmp_path / "run")
+    assert "6 of 6 recordings annotated: 12 intervals, 2 labels, tiers: words" in outcome.err
 
 
 def test_annotation_files_of_recordings_left_out_are_not_without_a_recording(
@@ -262,10 +284,17 @@ def test_too_few_and_late_intervals_are_announced(capsys: pytest.CaptureFixture[
     assert (
         "warning: explain skips annotated labels: no annotated label has 5 intervals in the test groups" in outcome.err
     )
+    outcome = annotated(capsys, table, files, "", more="train: {poolings: [pool_then_encode]}\n")
+    assert "warning: explain skips annotated labels, which need a dictionary of frames; add encode" in outcome.err
 
 
 def annotated(
-    capsys: pytest.CaptureFixture[str], table: Path, files: dict[str, str] | None, settings: str, row: str = ""
+    capsys: pytest.CaptureFixture[str],
+    table: Path,
+    files: dict[str, str] | None,
+    settings: str,
+    row: str = "",
+    more: str = "",
 ) -> Outcome:
     """Run the corpus stage on the sites with annotations, None without their folder."""
     folder = table.with_name("labels")
@@ -275,6 +304,7 @@ def annotated(
             (folder / name).write_text(text)
     table.write_text("path,site\n" + "\n".join([f"{site}.wav,{site}" for site in SITES] + [row]))
     table.with_name("c.yaml").write_text(
-        f"model: starter\ncorpus: {{kind: manifest, table: clips.csv, group: site, annotations: labels, {settings}}}\n"
+        f"model: starter\n{more}"
+        f"corpus: {{kind: manifest, table: clips.csv, group: site, annotations: labels, {settings}}}\n"
     )
     return call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))

@@ -49,6 +49,7 @@ class _DecodedClip(NamedTuple):
     digest: str
     reason: str | None
     channel: int | None
+    channels: int | None
     row: int
     findings: Sequence[HealthFinding] = ()
     content: str = ""
@@ -95,9 +96,11 @@ def check_clips(
         raise AudioError(f"{path}: {reason}")
     ordered = listing.clips.sort("path", "start_s", "duration_s", nulls_last=True)
     decoded = _decode_all(listing.root, ordered, strict=fail_fast, on_progress=on_progress, threads=threads)
-    measured = pl.DataFrame([clip[:6] for clip in decoded], schema=_DECODED_COLUMNS, orient="row")
+    measured = pl.DataFrame([clip[:7] for clip in decoded], schema=_DECODED_COLUMNS, orient="row")
     if "channel" not in ordered.columns:
         measured = measured.drop("channel")
+    if measured["channels"].max() == 1:
+        measured = measured.drop("channels")
     listed = ordered[[clip.row for clip in decoded]].drop("duration_s", "channel", strict=False)
     merged = pl.concat([listed, measured], how="horizontal")
     bad = merged.filter(pl.col("reason").is_not_null())
@@ -119,6 +122,7 @@ _DECODED_COLUMNS: dict[str, pl.DataType] = {
     "digest": pl.String(),
     "reason": pl.String(),
     "channel": pl.Int64(),
+    "channels": pl.Int64(),
 }
 
 
@@ -174,11 +178,11 @@ def _decode_clip(path: Path, clip: _Clip, sha256: str) -> _DecodedClip:
     try:
         length = measure_clip(path, start_s=clip.start_s, duration_s=clip.duration_s, channel=channel)
     except AudioError as error:
-        return _DecodedClip(make_clip_id(*clip[1:]), 0.0, 0, sha256, str(error), channel, row)
+        return _DecodedClip(make_clip_id(*clip[1:]), 0.0, 0, sha256, str(error), channel, None, row)
     duration_s = length.samples / length.rate_hz
     clip_id = make_clip_id(*clip[1:], end_s=clip.start_s + duration_s)
     found = (length.findings, length.content)
-    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None, channel, row, *found)
+    return _DecodedClip(clip_id, duration_s, length.rate_hz, sha256, None, channel, length.channels, row, *found)
 
 
 def _check_share(listing: Listing, set_aside: pl.DataFrame, *, total: int, allowed: float) -> None:

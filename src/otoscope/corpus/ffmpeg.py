@@ -148,4 +148,6 @@ class FfmpegSound:
             # addresses and folders in a message differ between runs
             reason = re.sub(r"\[[^]]* @ 0x[0-9a-f]+\] *", "", lines[0]) if lines else f"stopped with status {status}"
             reason = reason.removeprefix(f"file:{self._path}: ")
+            if "matches no streams" in reason:
+                raise AudioError("has no stream of sound, only pictures or other data")
             raise AudioError(f"cannot be decoded as audio (ffmpeg: {reason.strip()})")

@@ -14,7 +14,7 @@ from otoscope.corpus.audio import EXTENSIONS
 from otoscope.corpus.containers import sniff
 from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS, REMEDY, find_ffmpeg
 from otoscope.errors import ConfigError, CorpusError
-from otoscope.formatting import count, is_clean, printable
+from otoscope.formatting import count, first_few, is_clean, printable
 from otoscope.paths import user_path
 
 ProgressCallback = Callable[[int, int], None]
@@ -114,45 +114,52 @@ def find_audio(root: Path) -> AudioFiles:
 
     Files with an extension of audio (any case) are found, and others that begin as sound does (`containers.sniff`),
     unless their extension marks a copy or an unfinished file (`PARTIAL`). What needs ffmpeg is not read where it is not
-    installed. Raises `CorpusError` if the folder does not exist or holds no audio; the message counts what it holds
-    instead.
+    installed. Videos are read only where there is nothing else, because recordings often lie beside theirs. Raises
+    `CorpusError` if the folder does not exist or holds no audio; the message counts what it holds instead.
     """
     if not root.is_dir():
         state = "is a file, not a folder" if root.is_file() else "does not exist"
         raise CorpusError(f"the corpus folder {root} {state}; set `root` to the folder that holds the recordings")
     readable = EXTENSIONS | FFMPEG_EXTENSIONS if find_ffmpeg() else EXTENSIONS
-    paths: list[str] = []
-    unnamed: list[tuple[str, str]] = []
+    found: list[str] = []
+    videos: list[str] = []
     others: Counter[str] = Counter()
     by_content: Counter[str] = Counter()
-    broken: list[str] = []
-    unread: list[str] = []
-    for relative in _walk(root, unread.append):
+    passed_over: dict[str, list[str]] = {kind: [] for kind in PASSED_OVER}
+    for relative in _walk(root, passed_over):
         extension = PurePosixPath(relative).suffix.lower()
         is_known = extension in EXTENSIONS | FFMPEG_EXTENSIONS
         if not is_known and not (root / relative).exists():
-            broken.append(relative)
-            continue
-        if not is_known and not extension.endswith(PARTIAL) and sniff(root / relative):
+            passed_over["broken"].append(relative)
+        elif not is_known and not extension.endswith(PARTIAL) and sniff(root / relative):
             by_content[extension or "no extension"] += 1
-        elif extension not in readable:
-            others[extension or "no extension"] += 1
-            continue
-        if is_clean(relative):
-            paths.append(relative)
+            found.append(relative)
+        elif extension in readable:
+            found.append(relative)
         else:
-            unnamed.append((printable(relative, lines=False), f"the file's name {_problem_of(relative)}; rename it"))
-    notes = (*_notes_of_unread(unread, broken), *_notes_of_others(others))
+            others[extension or "no extension"] += 1
+            videos += [relative] * (extension in FFMPEG_VIDEOS)
+    notes: list[str] = []
+    if not found and videos and find_ffmpeg():
+        found = videos
+        read = {extension: others.pop(extension) for extension in sorted(FFMPEG_VIDEOS & others.keys())}
+        notes.append(f"no files of sound alone: that of {_counted(read.items())} is read")
+    notes += [*_notes_of_passed_over(passed_over), *_notes_of_others(others)]
     folders = {path.name for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name)}
-    if silent := sorted(folders - {PurePosixPath(path).parts[0] for path in paths}):
+    if silent := sorted(folders - {PurePosixPath(path).parts[0] for path in found}):
         shown = ", ".join(printable(name, lines=False) for name in silent[:MAX_SHOWN])
-        notes = (f"no sound in {count(len(silent), 'folder')}: {shown}", *notes)
+        notes.insert(0, f"no sound in {count(len(silent), 'folder')}: {shown}")
     if by_content:
-        notes = (f"read as sound by their content: {_counted(by_content.most_common(MAX_SHOWN))}", *notes)
-    if not paths and not unnamed:
+        notes.insert(0, f"read as sound by their content: {_counted(by_content.most_common(MAX_SHOWN))}")
+    if not found:
         looked_for = f"looked for {' '.join(sorted(readable))}"
         raise CorpusError(f"no audio under {root}: {looked_for}; {'; '.join(notes) or 'found nothing'}")
-    return AudioFiles(sorted(paths), set_aside_table(sorted(unnamed)), notes)
+    unnamed = [
+        (printable(path, lines=False), f"the file's name {_problem_of(path)}; rename it")
+        for path in found
+        if not is_clean(path)
+    ]
+    return AudioFiles(sorted(filter(is_clean, found)), set_aside_table(sorted(unnamed)), tuple(notes))
 
 
 def _problem_of(name: str) -> str:
@@ -161,16 +168,22 @@ def _problem_of(name: str) -> str:
     return "has a control character, such as a line break"
 
 
-def _notes_of_unread(unread: list[str], broken: list[str]) -> list[str]:
-    """Return warnings about folders that cannot be read, and links that lead nowhere."""
+PASSED_OVER = {
+    "unread": ("warning: {}", "folder that cannot be read", "folders that cannot be read"),
+    "broken": ("warning: {}", "link to nothing", "links to nothing"),
+    "hidden": ("not read: {}", "hidden file with a name of sound", "hidden files with names of sound"),
+    "repeated": ("read once: {}", "folder that a link leads to again", "folders that links lead to again"),
+}
+"""Names that are passed over, by kind: form of the note, and nouns."""
+
+
+def _notes_of_passed_over(passed_over: Mapping[str, list[str]]) -> list[str]:
+    """Return a note on each kind of names that are passed over."""
     return [
-        f"warning: {count(len(names), *nouns)}: "
-        + ", ".join(printable(name, lines=False) for name in sorted(names)[:MAX_SHOWN])
-        for names, nouns in (
-            (unread, ("folder that cannot be read", "folders that cannot be read")),
-            (broken, ("link to nothing", "links to nothing")),
-        )
-        if names
+        f"{form.format(count(len(names), *nouns))}: "
+        + first_few([printable(name, lines=False) for name in sorted(names)], MAX_SHOWN)
+        for kind, (form, *nouns) in PASSED_OVER.items()
+        if (names := passed_over[kind])
     ]
 
 
@@ -196,7 +209,10 @@ def _counted(extensions: Iterable[tuple[str, int]]) -> str:
 
 
 VIDEO_EXTENSIONS = frozenset((".mp4", ".mkv", ".mov", ".m4v", ".avi", ".mpg", ".mpeg", ".mts", ".wmv"))
-"""Lower-case extensions of videos: a folder often holds their sound too, so they are not read from it."""
+"""Lower-case extensions of videos."""
+
+FFMPEG_VIDEOS = frozenset((".mp4", ".mkv", ".mov", ".m4v", ".wmv"))
+"""Videos whose sound ffmpeg decodes, and whose length is checked."""
 
 MAX_SHOWN = 8
 """Extensions named in a note."""
@@ -222,29 +238,41 @@ def set_aside_table(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
     return pl.DataFrame(list(rows), schema=SET_ASIDE_COLUMNS, orient="row")
 
 
-def _walk(root: Path, on_unread: Callable[[str], None]) -> Iterable[str]:
+def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
     """Yield the relative path of every file that is not hidden; every real folder is entered once.
 
-    `on_unread` is called with each folder that cannot be read, with the reason.
-    Links to folders outside `root` are followed. Links to folders inside are not: those are entered by their own name.
+    Folders that cannot be read, hidden files, and links to folders that are entered anyway are added to `passed_over`.
+    Links to folders outside `root` and to hidden ones are followed. Links to other folders inside are not: those are
+    entered by their own name.
     """
     real_root = root.resolve()
     entered: set[Path] = set()
+    hidden: list[Path] = []
 
     def on_error(error: OSError) -> None:
-        on_unread(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
+        passed_over["unread"].append(f"{os.path.relpath(error.filename, root)} ({error.strerror})")
 
     for folder, below, files in os.walk(root, followlinks=True, onerror=on_error):
         current = Path(folder)
         real = current.resolve()
+        again = (
+            [current] if real in entered else [path for name in below if _leads_back(path := current / name, real_root)]
+        )
+        passed_over["repeated"].extend(path.relative_to(root).as_posix() for path in again)
         if real in entered:
             below.clear()
             continue
         entered.add(real)
-        below[:] = sorted(name for name in below if not _is_hidden(name) and not _leads_back(current / name, real_root))
+        hidden += [current / name for name in (*below, *files) if _is_hidden(name) and name != ".git"]
+        below[:] = sorted(name for name in below if not _is_hidden(name) and current / name not in again)
         for name in sorted(files):
             if not _is_hidden(name):
                 yield (current / name).relative_to(root).as_posix()
+    for path in hidden:
+        inside = path.rglob("*") if path.is_dir() and path.resolve() not in entered else [path]
+        passed_over["hidden"].extend(
+            one.relative_to(root).as_posix() for one in inside if one.suffix.lower() in EXTENSIONS | FFMPEG_EXTENSIONS
+        )
 
 
 def _is_hidden(name: str) -> bool:
@@ -252,4 +280,6 @@ def _is_hidden(name: str) -> bool:
 
 
 def _leads_back(folder: Path, real_root: Path) -> bool:
-    return folder.is_symlink() and folder.resolve().is_relative_to(real_root)
+    if not folder.is_symlink() or not (real := folder.resolve()).is_relative_to(real_root):
+        return False
+    return not any(map(_is_hidden, real.relative_to(real_root).parts))

@@ -22,10 +22,11 @@ BLOCK_S = 10.0
 
 
 class MeasuredClip(NamedTuple):
-    """Length and rate of a usable clip, what is suspicious about it, and the identity of its sound."""
+    """Length, rate and channels of a usable clip, what is suspicious about it, and the identity of its sound."""
 
     samples: int
     rate_hz: int
+    channels: int
     findings: list[HealthFinding]
     content: str
 
@@ -41,7 +42,7 @@ def measure_clip(
         samples = sum(len(block) for block in blocks)
         is_whole_file = start_s == 0.0 and duration_s is None
         findings = profile.findings(is_whole_file=is_whole_file, is_lossy=sound.is_lossy, note=sound.note)
-        return MeasuredClip(samples, sound.rate_hz, findings, profile.content)
+        return MeasuredClip(samples, sound.rate_hz, sound.channels, findings, profile.content)
 
 
 def _unchanged(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -26,8 +26,9 @@ COLUMNS: dict[str, pl.DataType] = {
 }
 """Columns that every corpus has; `label_*` and `factor_*` columns follow them."""
 
-OPTIONAL = ("channel", "fold")
-"""Columns of some corpora: channel of the file that is read, and fold of a cross-fit in which the clip is tested."""
+OPTIONAL = ("channel", "channels", "fold")
+"""Columns of some corpora: channel of the file that is read, its number of channels unless all files are mono, and fold
+of a cross-fit in which the clip is tested."""
 
 
 class CorpusCard(TypedDict):

@@ -149,6 +149,14 @@ def _decode(path: Path) -> str:
     return decode_text(data, path)[0]
 
 
+def _has_no_tab(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"\t" not in file.read(1 << 16)
+    except OSError:
+        return False  # reading names the reason
+
+
 _PRAAT_TOKEN = re.compile(
     r'"([^"]*(?:""[^"]*)*)"|<(\w+)>|(?<!\S)([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(?!\S)|![^\n]*'
 )
@@ -389,7 +397,8 @@ class AnnotationFolder:
     """Annotation files of a folder, found by the name of the recording.
 
     The file of `sung/ann_01.wav` is `sung/ann_01` or `ann_01` with an extension of `READERS`, or Raven's
-    `ann_01.Table.1.selections.txt`; a CTM file holds lines of any recording. Upper and lower case are alike.
+    `ann_01.Table.1.selections.txt`; a CTM file holds lines of any recording. Upper and lower case are alike. Beside
+    other formats, a `.txt` file without a tab is a transcript without times, which is not read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -398,7 +407,13 @@ class AnnotationFolder:
         self.root = root
         self._by_name: dict[str, list[Path]] = {}
         self._tables: list[Path] = []
-        for path in sorted(path for path in root.rglob("*") if path.suffix.lower() in READERS and path.is_file()):
+        self._transcripts: list[str] = []
+        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in READERS and path.is_file())
+        is_mixed = any(path.suffix.lower() != ".txt" for path in files)
+        for path in files:
+            if is_mixed and path.suffix.lower() == ".txt" and _has_no_tab(path):
+                self._transcripts.append(path.name)
+                continue
             if path.suffix.lower() == ".ctm":
                 self._tables.append(path)
                 continue
@@ -457,6 +472,11 @@ class AnnotationFolder:
             of_key.setdefault(self._key(recording), []).append(recording)
         known = of_key.keys() | set(map(self._key, left_out))
         lines: list[str] = []
+        if self._transcripts:
+            lines.append(
+                f"annotations: {count(len(self._transcripts), '.txt file')} without times, such as transcripts, not"
+                f" read: {first_few(self._transcripts, MAX_SHOWN)}"
+            )
         unused = [path.name for key, paths in self._by_name.items() if key not in known for path in paths]
         if unused:
             lines.append(

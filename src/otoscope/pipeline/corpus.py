@@ -1,7 +1,9 @@
 """Stage `corpus`: list, check and split the clips."""
 
 import os
+import re
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +58,8 @@ def corpus(run: Context) -> None:
         listing = list_clips(config.corpus, folder.sound, on_progress=on_rendered)
     if on_rendered.done:
         progress.message(f"  wrote {count(on_rendered.done, 'clip')} in {time.monotonic() - start_s:.1f} s")
+    if annotations is None and (made := config.corpus.annotation_folder(folder.sound)) is not None:
+        annotations = AnnotationFolder(made)
     inputs = fingerprint(
         config.corpus.model_dump(mode="json"),
         config.splits.model_dump(mode="json"),
@@ -169,11 +173,24 @@ def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: List
         lines.append(
             f"warning: intervals that end after their recordings: {late:,} of {total:,}; they are cut or left out"
         )
+    return [*lines, *_skipped_labels(config, corpus, of_clip)]
+
+
+def _skipped_labels(
+    config: RunConfig, corpus: Corpus, of_clip: Mapping[int, Sequence[AnnotatedInterval]]
+) -> Iterator[str]:
+    """Yield a warning if `explain` is to score annotated labels and cannot."""
+    if "annotations" not in config.explain.only:
+        return
+    if "encode_then_pool" not in config.train.poolings:
+        yield (
+            "warning: explain skips annotated labels, which need a dictionary of frames; add encode_then_pool to"
+            " train.poolings"
+        )
+        return
     chosen = choose_annotated(corpus, list(of_clip), clips=config.explain.clips)
-    is_test = [corpus.clips["split"][i] == "test" for i in chosen]
-    if "annotations" in config.explain.only and not frequent_labels([of_clip[i] for i in chosen], is_test):
-        lines.append(f"warning: {SKIPPED}; {MORE}")
-    return lines
+    if not frequent_labels([of_clip[i] for i in chosen], [corpus.clips["split"][i] == "test" for i in chosen]):
+        yield f"warning: {SKIPPED}; {MORE}"
 
 
 FAR = 5
@@ -203,13 +220,20 @@ def _splits(corpus: Corpus, readers: str, *, per_fold: bool) -> list[str]:
 
 
 def _sound(clips: pl.DataFrame) -> str:
-    """Return the sample rates and the range of lengths of the clips in one line."""
-    rates = clips.group_by("rate_hz").len().sort("len", "rate_hz", descending=[True, False]).rows()
-    shown = ", ".join(f"{rate_hz:,} Hz" + (f" ({of:,})" if len(rates) > 1 else "") for rate_hz, of in rates[:4])
-    lengths_s = clips["duration_s"].to_numpy()
-    shortest, longest = (f"{length:.3g}" for length in (lengths_s.min(), lengths_s.max()))
+    """Return the sample rates, the channels unless all files are mono, and the lengths of the clips in one line."""
+    facts = [_counted(clips["rate_hz"], "{:,} Hz")]
+    if "channels" in clips.columns:
+        channels = _counted(clips["channels"], "{} channels")
+        facts.append(re.sub(r"\b[12] channels", lambda found: "mono" if found[0][0] == "1" else "stereo", channels))
+    shortest, longest = (f"{length:.3g}" for length in clips["duration_s"].sort()[[0, -1]])
     lasting = f"{shortest} s" if shortest == longest else f"{shortest} to {longest} s"
-    return f"sound: {shown}{', ...' if len(rates) > 4 else ''}, clips of {lasting}"
+    return f"sound: {', '.join(facts)}, clips of {lasting}"
+
+
+def _counted(values: pl.Series, form: str) -> str:
+    """Return the different values, the most frequent first, with their numbers if there are several."""
+    rows = values.value_counts().sort("count", values.name, descending=[True, False]).rows()
+    return first_few((form.format(value) + (f" ({of:,})" if len(rows) > 1 else "") for value, of in rows), 4)
 
 
 CONFOUNDED_SHARE = 0.9

@@ -303,6 +303,8 @@ def test_codes_with_zeros_in_front_are_a_label_with_their_spelling(manifest, tmp
         ([100 + at // 2 for at in range(24)], "factors that look like identifiers or dates: x"),
         ([0.5 * (at % 2) for at in range(12)], ""),
         ([7 * (at % 11) for at in range(24)], ""),
+        ([18 + 7 * at % 30 for at in range(30)], ""),
+        ([18 + at // 2 for at in range(60)], ""),
     ],
 )
 def test_whole_numbers_that_may_be_classes_or_identifiers_are_named(manifest, tmp_path, values, remark):

@@ -295,7 +295,8 @@ def _doubtful_factors(table: TextTable, factors: Iterable[str]) -> list[str]:
         if not number or not (values == values.round()).all():
             continue
         first, last = float(different[0]), float(different[-1])
-        follows = last - first == number - 1 or number == len(values)
+        counts = last - first == number - 1 and first % 100 in (0, 1)
+        follows = counts or (number == len(values) and values.is_sorted())
         if max(abs(first), abs(last)) >= LARGE_NUMBER or (number > FEW_VALUES and follows):
             identifiers.append(column)
         elif 1 < number <= FEW_VALUES and 2 * number <= len(values):
@@ -310,9 +311,9 @@ def _doubtful_factors(table: TextTable, factors: Iterable[str]) -> list[str]:
     if identifiers:
         shown = first_few(identifiers, MAX_COLUMNS)
         notes.append(
-            f"warning: {table.name}: factors that look like identifiers or dates: {shown} (whole numbers that are"
-            " consecutive, different in every row, or of eight digits); list the columns to use in `labels` and"
-            " `factors`"
+            f"warning: {table.name}: factors that look like identifiers or dates: {shown} (whole numbers that"
+            " count from 0, 1, 100 or 101, rise with every row, or have eight digits); list the columns to use in"
+            " `labels` and `factors`"
         )
     return notes
 
