@@ -5,7 +5,7 @@ import pytest
 
 from otoscope.errors import EvaluationError
 from otoscope.explain import LatentChoice, LatentOutcome, choose_class_latents, choose_latents
-from otoscope.explain.selection import correlations
+from otoscope.explain.selection import WithinClasses, correlations
 
 CLIPS, LATENTS = 300, 50
 GROUPS = [f"singer{i % 10}" for i in range(CLIPS)]
@@ -243,3 +243,58 @@ def test_outcome_of_a_latent_needs_size_sign_clips_and_groups(
     )
     assert choice.outcome is outcome
     assert choice.outcome.refutes == (outcome.value in ("not beyond chance", "opposite sign", "between groups only"))
+
+
+def of_class_or_value(seed: int, *, follows_class: bool, groups: int = 10) -> LatentChoice:
+    """Return the latent of a factor that differs by technique; it fires for the highest technique, or with the factor.
+
+    Each group has two clips of each of ten techniques.
+    """
+    rng = np.random.default_rng(seed)
+    group, technique = np.divmod(np.arange(groups * 20), 20)
+    technique %= 10
+    level = 2 * rng.normal(size=10)
+    factor = level[technique] + rng.normal(size=len(group)) + rng.normal(size=groups)[group]
+    codes = np.maximum(rng.normal(size=(len(group), 30)) - 0.5, 0)
+    noise = rng.normal(size=len(group))
+    in_class = (technique == level.argmax()) * np.maximum(2 + 0.3 * noise, 0)
+    codes[:, 3] = (
+        in_class if follows_class else np.maximum(1 + (factor - factor.mean()) / factor.std() + 0.3 * noise, 0)
+    )
+    labels = {"technique": technique.astype(str), "other": rng.integers(0, 4, len(group)).astype(str)}
+    masks = {"train_mask": group < groups - 3, "test_mask": group >= groups - 3}
+    (choice,) = choose_latents(
+        codes, factor[:, None], ["f"], scores=[0.9], groups=group.astype(str).tolist(), labels=labels, **masks
+    )
+    assert (choice.latent, choice.class_labels) == (3, ("technique",))
+    assert choice.of_class == f"technique {level.argmax()}" or not follows_class
+    return choice
+
+
+def test_choose_latents_tells_a_detector_of_a_class_from_a_latent_of_the_factor() -> None:
+    found = {
+        follows: [of_class_or_value(seed, follows_class=follows).within_classes for seed in range(20)]
+        for follows in (True, False)
+    }
+    assert found[True].count(WithinClasses.MOSTLY_CLASS) >= 16
+    assert found[False] == [WithinClasses.HOLDS] * 20
+
+
+def test_choose_latents_leaves_open_what_too_few_clips_per_class_can_tell() -> None:
+    rng = np.random.default_rng(0)
+    group, technique = np.divmod(np.arange(40), 4)
+    factor = 3.0 * technique + rng.normal(size=40)
+    codes = np.maximum(factor[:, None] - 2.0 + rng.normal(size=(40, 1)), 0)
+    names, test = group.astype(str).tolist(), group >= 7
+    (choice,) = choose_latents(
+        codes,
+        factor[:, None],
+        ["f"],
+        scores=[0.9],
+        groups=names,
+        labels={"technique": technique.astype(str)},
+        train_mask=~test,
+        test_mask=test,
+    )
+    assert choice.within_classes is WithinClasses.OPEN
+    assert np.isnan(choice.class_r)

@@ -11,6 +11,7 @@ from otoscope.report import write_report
 from otoscope.report.evidence import (
     Evidence,
     coinciding_classes,
+    containing_classes,
     evidence_of_clips,
     evidence_of_results,
     thin_classes,
@@ -85,6 +86,22 @@ def test_coinciding_classes_are_the_same_clips_of_two_labels() -> None:
         "a and b divide the clips into the same 3 classes: what is found of one may be due to the other",
         "a x and c p are the same 2 clips: what is found of one may be due to the other",
     ]
+
+
+def test_containing_classes_are_those_of_few_other_clips() -> None:
+    emotion = ["neutral"] * 2 + ["sad"] * 4 + ["happy"] * 4
+    strength = ["normal"] * 2 + ["normal", "strong"] * 4
+    clips = pl.DataFrame({"label_emotion": emotion, "label_strength": strength})
+    phrase = "all of strength normal, as are 50\u00a0% of the others"
+    assert containing_classes(clips, ["emotion", "strength"]) == {"emotion neutral": [phrase]}
+    assert coinciding_classes(clips, ["emotion", "strength"]) == [
+        f"the clips of emotion neutral are {phrase}: what is found of one may be due to the other"
+    ]
+    most = ["normal"] * 2 + [*["normal"] * 4, "strong"] * 2
+    mostly = pl.DataFrame({"label_emotion": ["neutral"] * 2 + ["sad"] * 5 + ["happy"] * 5, "label_strength": most})
+    assert containing_classes(mostly, ["emotion", "strength"]) == {}
+    digits = pl.DataFrame({"label_digit": list("0123") * 3, "label_even": ["yes", "no"] * 6})
+    assert containing_classes(digits, ["digit", "even"]) == {}
 
 
 def test_thin_classes_are_named_unless_a_cross_fit_tests_every_group() -> None:

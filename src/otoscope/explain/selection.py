@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.explain.firing import diverse
-from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange
-from otoscope.resampling.groups import group_sums
+from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange, left_by_classes
+from otoscope.resampling.groups import group_sums, null_summary
 from otoscope.resampling.intervals import FISHER, MIN_GROUPS, jackknife_sums
 from otoscope.resampling.nulls import compare_with_maximum
 
@@ -43,6 +43,16 @@ class LatentOutcome(StrEnum):
         return self in (LatentOutcome.BETWEEN_GROUPS, LatentOutcome.CHANCE, LatentOutcome.OPPOSITE)
 
 
+class WithinClasses(StrEnum):
+    """Decision on a latent of a factor that differs between classes: it may follow the classes alone."""
+
+    NOT_ASKED = ""
+    """The factor does not differ between the classes of any label."""
+    HOLDS = "holds"
+    OPEN = "open"
+    MOSTLY_CLASS = "mostly the class"
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentChoice:
     """The latent whose pooled code follows a factor best.
@@ -57,6 +67,9 @@ class LatentChoice:
     same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
     both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0 in
     others.
+
+    `class_labels` are the labels whose classes differ in the factor, `class_r` the test correlation within groups and
+    these classes, `class_null_high` its 95 % point for permuted clips, `of_class` the class with most of the latent.
     """
 
     factor: str
@@ -76,6 +89,11 @@ class LatentChoice:
     also: tuple[str, ...] = ()
     seeds_found: int | None = None
     seeds_asked: int | None = None
+    within_classes: WithinClasses = WithinClasses.NOT_ASKED
+    class_labels: tuple[str, ...] = ()
+    class_r: float = math.nan
+    class_null_high: float = math.nan
+    of_class: str = ""
 
     @property
     def outcome(self) -> LatentOutcome:
@@ -107,6 +125,7 @@ def choose_latents(
     train_mask: Bool[np.ndarray, " clips"],
     test_mask: Bool[np.ndarray, " clips"],
     groups: Sequence[str],
+    labels: Mapping[str, Shaped[np.ndarray, " clips"]] | None = None,
     top: int = 10,
     min_score: float = 0.1,
     seed: int = 0,
@@ -117,8 +136,8 @@ def choose_latents(
     `scores` rank the factors (held-out R² of the codes); factors with NaN or less than `min_score` are excluded, as are
     latents that are not `allowed`. The latent is chosen on `train_mask` (training and validation groups), and its
     correlation is reported on `test_mask`. Each latent is listed once: later factors with the same latent go to its
-    `also`. Returns at most `top` choices, best factor first. Raises `EvaluationError` if shapes disagree or the masks
-    overlap.
+    `also`. Returns at most `top` choices, best factor first. A choice states whether it holds within the classes of the
+    `labels` that differ in the factor. Raises `EvaluationError` if shapes disagree or the masks overlap.
     """
     _check(codes, factors, names, scores, train_mask, test_mask, groups)
     if allowed is not None:
@@ -130,7 +149,69 @@ def choose_latents(
         if scores[i] >= min_score
         and (choice := _choose_one(codes, factors[:, i], train_mask, test_mask, np.asarray(groups), seed)) is not None
     ]
-    return _first_per_latent(found, top)
+    chosen = _first_per_latent(found, top)
+    if not labels:
+        return chosen
+    columns = {name: codes[:, i].astype(np.float64) for name, i in ((c.factor, c.latent) for c in chosen)}
+    of = {name: factors[:, names.index(name)] for name in columns}
+    asked = {label: np.asarray(values).astype(str) for label, values in labels.items()}
+    return [
+        replace(c, **_within_classes(columns[c.factor], of[c.factor], asked, np.asarray(groups), test_mask, seed))
+        if c.within and math.isfinite(c.test_r)
+        else c
+        for c in chosen
+    ]
+
+
+def _within_classes(
+    latent: Float[np.ndarray, " clips"],
+    values: Float[np.ndarray, " clips"],
+    labels: Mapping[str, Shaped[np.ndarray, " clips"]],
+    groups: Shaped[np.ndarray, " clips"],
+    test: Bool[np.ndarray, " clips"],
+    seed: int,
+) -> dict[str, Any]:
+    """Return the fields of a choice on the classes between which its factor differs; empty if it does not.
+
+    It differs between the classes of a label that explain `PREDICTED_R2` of its variance within groups. Means of groups
+    and of all these classes are removed from latent and factor. A correlation beyond its null on test clips holds. One
+    that is not is that of the class alone where its interval over the groups of all clips ends below `PREDICTED_R2`;
+    the latent was chosen on some of these clips, which makes that harder.
+    """
+    known = np.isfinite(values)
+    both, tested = np.stack([latent, values], axis=1), test & known
+    alone, freedom = left_by_classes(both[known], groups[known])
+
+    def differs(classes: Shaped[np.ndarray, " clips"]) -> bool:
+        if MIN_ROWS * len(np.unique(classes[known])) > known.sum():
+            return False
+        left, fewer = left_by_classes(both[known, 1:], groups[known], classes[known])
+        return bool((left**2).sum() / fewer <= (1 - PREDICTED_R2) * (alone[:, 1] ** 2).sum() / freedom)
+
+    found = {name: classes for name, classes in labels.items() if differs(classes)}
+    if not found:
+        return {}
+    inside = {f"{name} {one}": classes[known] == one for name, classes in found.items() for one in np.unique(classes)}
+    most = correlations(alone[:, :1], np.stack(list(inside.values()), axis=1).astype(np.float64))[0]
+    fields = {"class_labels": tuple(found), "of_class": list(inside)[int(np.nanargmax(most))]}
+
+    def strata(rows: Bool[np.ndarray, " clips"]) -> list[Shaped[np.ndarray, " rows"]]:
+        return [groups[rows], *(classes[rows] for classes in found.values())]
+
+    left, freedom = left_by_classes(both[tested], *strata(tested))
+    if freedom < MIN_ROWS:
+        return {**fields, "within_classes": WithinClasses.OPEN}
+    orders = exchange(values[tested], groups[tested]).orders(seed=seed)
+    shuffled = left_by_classes(np.stack([left[order, 1] for order in orders], axis=1), *strata(tested))[0]
+    null = float(null_summary(np.abs(correlations(left[:, :1], shuffled))[0])[1])
+    r = float(np.nan_to_num(correlations(left[:, :1], left[:, 1:])[0, 0]))
+    fields |= {"class_r": r, "class_null_high": null}
+    if abs(r) > null:
+        return {**fields, "within_classes": WithinClasses.HOLDS}
+    everywhere = left_by_classes(both[known], *strata(known))[0]
+    end = _farther_end(everywhere[:, :1], everywhere[:, 1:], groups[known])
+    mostly = not everywhere.any(axis=0).all() or end**2 < PREDICTED_R2
+    return {**fields, "within_classes": WithinClasses.MOSTLY_CLASS if mostly else WithinClasses.OPEN}
 
 
 def choose_class_latents(

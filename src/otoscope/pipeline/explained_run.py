@@ -217,6 +217,7 @@ def _choose(stage: ExplainedRun) -> list[LatentChoice]:
         clips.factors,
         list(clips.factor_names),
         scores=[score.get(name, float("nan")) for name in clips.factor_names],
+        labels=clips.labels,
         top=config.report.factors,
         **masks,
     )

@@ -1,12 +1,13 @@
 """Test clips and groups behind a run's numbers, how they were cross-fitted, and the warning where they are too few."""
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import NamedTuple
 
 import polars as pl
 
 from otoscope.corpus.table import SPLITS, groups_by_split
-from otoscope.formatting import comma_list, count, first_few
+from otoscope.formatting import comma_list, count, first_few, percent
 from otoscope.metrics.results import ResultsTable
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -104,8 +105,39 @@ def classes_of(label: str, number: int) -> str:
     return count(number, "class", "classes") + ("" if label == "class" else f" of {label}")
 
 
+NEARLY_ALL = 0.75
+"""Share of the other clips above which their class distinguishes nothing."""
+
+
+def containing_classes(clips: pl.DataFrame, labels: Sequence[str]) -> dict[str, list[str]]:
+    r"""Return, by class, the classes of other labels that have all of its clips, as phrases after "its clips are".
+
+    Left out are classes of nearly all other clips, and labels whose every class is divided further by another label.
+
+    >>> containing_classes(pl.DataFrame({"label_a": list("xyyzz"), "label_b": list("uuvuv")}), ["a", "b"])
+    {'a x': ['all of b u, as are 50\xa0% of the others']}
+    """
+    found: dict[str, list[str]] = {}
+    for label, other in permutations(labels, 2):
+        known = clips.select(pl.col(f"label_{label}").alias("own"), pl.col(f"label_{other}").alias("other"))
+        sizes, total = dict(known["other"].drop_nulls().value_counts().iter_rows()), known["other"].count()
+        classes = known.drop_nulls("own").group_by("own", maintain_order=True)
+        of = classes.agg(pl.col("other").n_unique().alias("classes"), pl.col("other").first(), pl.len().alias("clips"))
+        inside = of.filter(classes=1).drop_nulls("other")
+        for name, _, holds, size in inside.iter_rows():
+            more, rest = sizes[holds] - size, total - size
+            if rest and not more:
+                phrase = f"the same {count(size, 'clip')} as those of {other} {holds}"
+            elif rest and inside.height < of.height and more / rest <= NEARLY_ALL:
+                phrase = f"all of {other} {holds}, as are {percent(more / rest, 0)} of the others"
+            else:
+                continue
+            found.setdefault(f"{label} {name}", []).append(phrase)
+    return found
+
+
 def coinciding_classes(clips: pl.DataFrame, labels: Sequence[str]) -> list[str]:
-    """Return a sentence for labels of the same classes under any names, and for classes that are the same clips.
+    """Return a sentence for labels of the same classes under any names, and for classes that are others' clips.
 
     >>> coinciding_classes(pl.DataFrame({"label_a": list("xxyz"), "label_b": list("uuvv")}), ["a", "b"])
     ['a x and b u are the same 2 clips: what is found of one may be due to the other']
@@ -121,15 +153,22 @@ def coinciding_classes(clips: pl.DataFrame, labels: Sequence[str]) -> list[str]:
         alike.append(label)
         for name, rows in classes.items() if len(alike) == 1 else ():
             members.setdefault(rows, []).append(f"{label} {name}")
-    return [
-        f"{comma_list(alike)} divide the clips into the same {len(classes)} classes: what is found of one may be due to"
-        " the other"
+    either = "what is found of one may be due to the other"
+    found = [
+        f"{comma_list(alike)} divide the clips into the same {len(classes)} classes: {either}"
         for classes, alike in partitions.items()
         if len(alike) > 1 and len(classes) > 1
-    ] + [
-        f"{comma_list(names)} are the same {count(len(rows), 'clip')}: what is found of one may be due to the other"
+    ]
+    found += [
+        f"{comma_list(names)} are the same {count(len(rows), 'clip')}: {either}"
         for rows, names in members.items()
         if len(names) > 1 and len(rows) < clips.height
+    ]
+    return found + [
+        f"the clips of {name} are {phrase}: {either}"
+        for name, phrases in containing_classes(clips, labels).items()
+        for phrase in phrases
+        if phrase.startswith("all ")
     ]
 
 

@@ -160,6 +160,24 @@ def deviations(
     return values - means[numbers]
 
 
+def left_by_classes(
+    values: Float[np.ndarray, "rows columns"],
+    groups: Shaped[np.ndarray, " rows"],
+    *classes: Shaped[np.ndarray, " rows"],
+) -> tuple[Float[np.ndarray, "rows columns"], int]:
+    """Return what the means of groups and classes, added up, leave of values, and its degrees of freedom.
+
+    Residuals below a billionth of the values' deviation are 0: the classes determine the value.
+    """
+    left, freedom = deviations(values, groups), len(values) - len(np.unique(groups))
+    if classes:
+        members = np.concatenate([one[:, None] == np.unique(one) for one in classes], axis=1).astype(np.float64)
+        basis, sizes, _ = np.linalg.svd(deviations(members, groups), full_matrices=False)
+        basis = basis[:, sizes > 1e-9 * math.sqrt(len(values))]
+        left, freedom = left - basis @ (basis.T @ left), freedom - basis.shape[1]
+    return np.where(left.std(axis=0) > 1e-9 * values.std(axis=0), left, 0.0), freedom
+
+
 def _null(
     truth: Float[np.ndarray, "rows factors"],
     predicted: Float[np.ndarray, "rows factors"],

@@ -12,11 +12,12 @@ from jaxtyping import Float, Shaped
 
 from otoscope import formatting
 from otoscope.artifacts import read_table
-from otoscope.explain.selection import MIN_ROWS, LatentOutcome
+from otoscope.explain.selection import MIN_ROWS, LatentOutcome, WithinClasses
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, percent, sparsity
 from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.report.estimates import capitalised
+from otoscope.report.evidence import containing_classes
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts
 from otoscope.report.tables import seed_sentence
@@ -239,13 +240,13 @@ class LatentCard(NamedTuple):
     card: CardText | None = None
     status: str = ""
     confirmed: bool = False
-    """True if test clips of enough groups confirm the latent."""
+    """True if test clips of enough groups confirm the latent, of a factor also within the classes that differ in it."""
     kind: str = ""
     """The label of the latent's class; empty for a factor."""
     evidence: str = ""
     """The test correlation beside chance."""
     note: str = ""
-    """The class for which the latent fires more often, if that is not the card's."""
+    """What limits the title: classes that a factor's latent may follow, another class, or other labels' clips."""
 
 
 class Gallery(NamedTuple):
@@ -330,6 +331,12 @@ def _latent(
         note = class_note(run.explained("firing"), first, card.classes if card else ())
     elif first["train_r"] < 0:
         kind = f"{kind}, more of it where the value is low"
+    within = WithinClasses(first["within_classes"])
+    if within is WithinClasses.MOSTLY_CLASS:
+        name = f"{name}, mostly {first['of_class']}"
+    named = [f"{first['label']} {first['factor']}"] if first["label"] else [first["of_class"]]
+    named += [one.replace("=", " ", 1) for one in (card.classes if card else ())]
+    note = " ".join(filter(None, [within_classes_note(first), note, *_shared_clips(run, named)]))
     return LatentCard(
         factor=name,
         original=first["factor"] if name != first["factor"] and not first["label"] else "",
@@ -340,10 +347,42 @@ def _latent(
         clips=clips,
         card=card,
         status=status,
-        confirmed=LatentOutcome(first["outcome"]) is LatentOutcome.CONFIRMED,
+        confirmed=LatentOutcome(first["outcome"]) is LatentOutcome.CONFIRMED
+        and within in (WithinClasses.HOLDS, WithinClasses.NOT_ASKED),
         kind=first["label"],
         evidence=", ".join(_correlation(first, _noun(run))) if formatting.known(first["test_r"]) else "",
     )
+
+
+def within_classes_note(row: Mapping[str, Any]) -> str:
+    """Return the correlation within the classes that differ in a factor, and what it tells; empty without such classes.
+
+    >>> row = {"within_classes": "open", "class_labels": ["vowel"], "class_r": 0.1, "class_null_high": 0.3}
+    >>> within_classes_note({**row, "of_class": "vowel a"})
+    'Not told apart from vowel a: within the classes of vowel the correlation is 0.10 (chance |r| up to 0.30).'
+    """
+    within = WithinClasses(row["within_classes"])
+    if within is WithinClasses.NOT_ASKED:
+        return ""
+    where = f"within the classes of {comma_list(row['class_labels'])}"
+    if not formatting.known(row["class_r"]):
+        return f"Not told apart from {row['of_class']}: too few test clips {where}."
+    chance = decimal(row["class_null_high"], 2)
+    found = f"{where} the correlation is {decimal(row['class_r'], 2)} (chance |r| up to {chance})."
+    if within is WithinClasses.HOLDS:
+        return capitalised(found)
+    return f"{'Not told apart from' if within is WithinClasses.OPEN else 'Mostly'} {row['of_class']}: {found}"
+
+
+def _shared_clips(run: RunData, names: Sequence[str]) -> list[str]:
+    """Return a sentence for each class whose clips are all of a class of another label."""
+    labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
+    shared = {} if run.clips is None else containing_classes(run.clips, labels)
+    return [
+        f"The clips of {name} are {comma_list(shared[name])}: what is found of one may be due to the other."
+        for name in dict.fromkeys(names)
+        if name in shared
+    ]
 
 
 def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Sequence[str]) -> str:
