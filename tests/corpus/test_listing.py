@@ -102,6 +102,17 @@ def test_files_that_are_not_read_are_counted_by_extension(record, tmp_path, monk
     assert len(found.notes) == 1
 
 
+def test_sounds_of_runs_are_no_recordings(record, tmp_path):
+    record("a.wav")
+    record("runs/one/explain/latent1.flac")
+    for name in ("run.json", "config.yaml"):
+        (tmp_path / "runs" / "one" / name).touch()
+    found = find_audio(tmp_path)
+    assert found.paths == ["a.wav"]
+    assert found.notes == ("no sound in 1 folder: runs", "not read: 1 folder of a run: runs/one")
+    assert find_audio(tmp_path / "runs" / "one").paths == ["explain/latent1.flac"]
+
+
 def test_videos_are_read_where_there_is_nothing_else(record, tmp_path, monkeypatch):
     for name in ["one.mp4", "b/two.MKV", "c.avi"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)

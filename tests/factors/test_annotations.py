@@ -199,6 +199,17 @@ def test_read_annotations_of_a_mutated_file_gives_intervals_or_one_error(tmp_pat
     assert all(0 <= i.start_s <= i.end_s < float("inf") and i.label for i in found)
 
 
+def test_read_annotations_of_raven_over_several_files_gives_the_selections_of_the_recording(tmp_path: Path):
+    header = "Selection\tView\tBegin Time (s)\tEnd Time (s)\tBegin File\tFile Offset (s)\tSpecies"
+    rows = ["1\tWaveform 1\t0.25\t0.75\ta.wav\t0.25\towl", "2\tWaveform 1\t60.25\t60.75\tB.WAV\t0.25\tone"]
+    path = tmp_path / "b.txt"
+    path.write_text("\n".join([header, *rows]))
+    assert read_annotations(path, recording="b", rate_hz=8000) == [one("Species")]
+    assert read_annotations(path, recording="c", rate_hz=8000) == []
+    path.write_text("\n".join([header, rows[1]]))  # of one file, which may have had another name
+    assert read_annotations(path, recording="c", rate_hz=8000) == [one("Species")]
+
+
 def test_within_clip_cuts_at_both_ends_and_counts_what_lies_beyond():
     intervals = [one("a"), AnnotatedInterval("a", 0.9, 1.02, "end"), AnnotatedInterval("a", 1.4, 1.5, "late")]
     inside, beyond = within_clip(intervals, start_s=0.5, duration_s=0.5)

@@ -172,6 +172,7 @@ PASSED_OVER = {
     "unread": ("warning: {}", "folder that cannot be read", "folders that cannot be read"),
     "broken": ("warning: {}", "link to nothing", "links to nothing"),
     "hidden": ("not read: {}", "hidden file with a name of sound", "hidden files with names of sound"),
+    "runs": ("not read: {}", "folder of a run", "folders of runs"),
     "repeated": ("read once: {}", "folder that a link leads to again", "folders that links lead to again"),
 }
 """Names that are passed over, by kind: form of the note, and nouns."""
@@ -217,6 +218,9 @@ FFMPEG_VIDEOS = frozenset((".mp4", ".mkv", ".mov", ".m4v", ".wmv"))
 MAX_SHOWN = 8
 """Extensions named in a note."""
 
+RUN_FILES = {"run.json", "config.yaml"}
+"""Files by which a folder is known as that of a run, which has sounds of its own."""
+
 PARTIAL = (".bak", ".old", ".orig", ".part", ".tmp", ".crdownload", ".download", "~")
 """Ends of names of copies and unfinished files, which are not read whatever they hold."""
 
@@ -241,9 +245,9 @@ def set_aside_table(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
 def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
     """Yield the relative path of every file that is not hidden; every real folder is entered once.
 
-    Folders that cannot be read, hidden files, and links to folders that are entered anyway are added to `passed_over`.
-    Links to folders outside `root` and to hidden ones are followed. Links to other folders inside are not: those are
-    entered by their own name.
+    Folders that cannot be read or are runs, hidden files, and links to folders that are entered anyway are added to
+    `passed_over`. Links to folders outside `root` and to hidden ones are followed. Links to other folders inside are
+    not: those are entered by their own name.
     """
     real_root = root.resolve()
     entered: set[Path] = set()
@@ -263,6 +267,10 @@ def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
             below.clear()
             continue
         entered.add(real)
+        if set(files) >= RUN_FILES and current != root:
+            passed_over["runs"].append(current.relative_to(root).as_posix())
+            below.clear()
+            continue
         hidden += [current / name for name in (*below, *files) if _is_hidden(name) and name != ".git"]
         below[:] = sorted(name for name in below if not _is_hidden(name) and current / name not in again)
         for name in sorted(files):

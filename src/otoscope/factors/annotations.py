@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 from xml.etree import ElementTree
 
@@ -240,30 +240,36 @@ RAVEN_MEASURES = re.compile(
 
 
 def _raven(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
-    """Read one row per selection; every column that Raven does not fill itself is a tier."""
-    del recording, rate_hz
-    header, *rows = [line.split("\t") for line in text.splitlines() if line.strip()]
+    """Read one row per selection; every column that Raven does not fill itself is a tier.
+
+    In a table over several files, `Begin File` names the one of a row, `File Offset` is the start in it, and other
+    times count from the start of the first file.
+    """
+    del rate_hz
+    header, *lines = [line.split("\t") for line in text.splitlines() if line.strip()]
     names = [name.strip() for name in header]
     if len(names) > MAX_COLUMNS:
         raise ValueError(f"it has {len(names):,} columns; at most {MAX_COLUMNS:,} are read")
-    column = {name.lower(): position for position, name in enumerate(names)}
-    tiers = {name: position for position, name in enumerate(names) if name and not RAVEN_MEASURES.match(name)}
+    rows = [
+        dict(zip(map(str.lower, names), map(str.strip, [*line, *[""] * len(names)]), strict=False)) for line in lines
+    ]
+    tiers = [name for name in names if name and not RAVEN_MEASURES.match(name)]
+    files = {PurePath(row.get("begin file", "")).stem.lower() for row in rows}
     seen: set[tuple[str, ...]] = set()
-    for given in rows:
-        row = [*given, *[""] * (len(names) - len(given))]
-        start_s, end_s = (float(row[column[name]].replace(",", ".")) for name in (RAVEN_START, RAVEN_END))
-        key = (
-            row[column["selection"]] if "selection" in column else "",
-            row[column[RAVEN_START]],
-            row[column[RAVEN_END]],
-        )
-        if key in seen and "selection" in column:  # one row per view of the same selection
+    for row in rows:
+        start_s, end_s = (float(row[name].replace(",", ".")) for name in (RAVEN_START, RAVEN_END))
+        key = (row.get("selection", ""), row[RAVEN_START], row[RAVEN_END])
+        if key in seen and "selection" in row:  # one row per view of the same selection
             continue
         seen.add(key)
+        if len(files) > 1 and PurePath(row["begin file"]).stem.lower() != recording.lower():
+            continue
+        if offset := row.get("file offset (s)"):
+            start_s, end_s = float(offset.replace(",", ".")), float(offset.replace(",", ".")) + end_s - start_s
         if not tiers:
             yield AnnotatedInterval("selections", start_s, end_s, "selection")
-        for tier, position in tiers.items():
-            yield AnnotatedInterval(tier, start_s, end_s, row[position].strip())
+        for tier in tiers:
+            yield AnnotatedInterval(tier, start_s, end_s, row[tier.lower()])
 
 
 def _text_table(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:

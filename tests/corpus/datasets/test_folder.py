@@ -155,3 +155,13 @@ def test_patterns_and_names_that_match_nothing_are_named(root):
     assert "names.take has words for codes that are in no path: 3" in spec.listing(root).notes
     with pytest.raises(CorpusError, match=r"leave none of 3 paths, such as belt.*upper and lower case differ"):
         FolderCorpus(root=root, include=("*.WAV",)).listing(root)
+
+
+def test_recordings_in_several_formats_are_named_until_one_is_left_out(tmp_path):
+    for name in ("a.WAV", "a.WAV.wav", "b.wav", "c/a.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (note,) = FolderCorpus(root=tmp_path).listing(tmp_path).notes
+    assert note.startswith("warning: 1 recording has several files that differ in their extension only (a.WAV, a.WAV.w")
+    assert note.endswith("leave out one kind, such as exclude: ['*.WAV.wav']")
+    assert not FolderCorpus(root=tmp_path, exclude=("*.WAV.wav",)).listing(tmp_path).notes

@@ -13,6 +13,8 @@ from typing import Literal
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
+from otoscope.corpus.audio import EXTENSIONS
+from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS
 from otoscope.corpus.listing import (
     Listing,
     ProgressCallback,
@@ -130,7 +132,7 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
                 f" {self.root}, such as {paths[0]}"
             )
         extra, notes = self._labels_and_factors(paths, fields)
-        notes += notes_of_accents(paths, fields)
+        notes += [*notes_of_accents(paths, fields), *notes_of_formats(paths)]
         rows = [
             {"path": path, "group": group, **{name: values[at] for name, values in extra.items()}}
             for at, (path, group) in enumerate(zip(paths, groups, strict=True))
@@ -248,6 +250,30 @@ def notes_of_accents(paths: Sequence[str], fields: pl.DataFrame) -> list[str]:
         if accented := sorted(value for value in both if value and not value.isascii()):
             notes.append(f"{name}: composed and decomposed accents unified ({_some(accented)})")
     return notes
+
+
+def notes_of_formats(paths: Sequence[str]) -> list[str]:
+    """Return a warning of names that differ in their extension of audio only: the same recording, most likely.
+
+    >>> notes_of_formats(["a.mp3", "a.wav", "b.WAV", "b.WAV.wav", "c.wav"])[0].partition(";")[0]
+    'warning: 2 recordings have several files that differ in their extension only (a.mp3, a.wav)'
+    """
+    endings: dict[str, list[str]] = {}
+    for path in paths:
+        name = PurePosixPath(path)
+        while name.suffix.lower() in EXTENSIONS | FFMPEG_EXTENSIONS:
+            name = name.with_suffix("")
+        endings.setdefault(str(name), []).append(path[len(str(name)) :])
+    several = [(name, found) for name, found in endings.items() if len(found) > 1]
+    if not several:
+        return []
+    name, found = several[0]
+    verb = "recording has" if len(several) == 1 else "recordings have"
+    return [
+        f"warning: {len(several):,} {verb} several files that differ in their extension only"
+        f" ({first_few((name + ending for ending in found), 3)}); each is a clip, and they may be in several splits;"
+        f" leave out one kind, such as exclude: ['*{max(found, key=len)}']"
+    ]
 
 
 def as_factor(name: str, values: pl.Series, paths: Sequence[str]) -> pl.Series:
