@@ -25,6 +25,7 @@ def listing(groups: list[str], **columns: list[object]) -> Listing:
         (["2", "2.0", "+2", "3.0"], ["2", "2", "2", "3.0"]),
         (["Zo\u00eb", "Zoe\u0308"], ["Zo\u00eb"] * 2),
         (["a  b", "a\tb", "a b"], ["a b"] * 3),
+        (["lo\u200bw", "low", "l\u00adow"], ["low"] * 3),
         (["1.2.3", "+", "-", "."], ["1.2.3", "+", "-", "."]),
         (["spk1", "Spk1"], ["spk1", "Spk1"]),
     ],
@@ -41,6 +42,15 @@ def test_clean_listing_notes_unified_and_case_only_spellings() -> None:
     assert notes[0] == "group: 1 spelling unified ('2.0' as '2')"
     assert notes[1].startswith("warning: group: values that differ only in case (Ann and ann)")
     assert clean_listing(listing(["1", "2", "ann"])).notes == ()
+
+
+def test_clean_listing_warns_of_spellings_that_look_alike() -> None:
+    (note,) = clean_listing(listing(["very-high", "Very_high", "very\u2011high", "-1", "1", "p1-11", "p11-1"])).notes
+    named = "values that differ only in blanks, dashes, quotes or width (Very_high and very-high and very\u2011high)"
+    assert note.startswith(f"warning: group: {named}: they are different groups")
+    for pair in (["d'Arc", "d\u2019Arc"], ["\uff21 1", "A 1"]):
+        (note,) = clean_listing(listing(pair)).notes
+        assert "dashes, quotes or width" in note
 
 
 def test_clean_listing_keeps_codes_of_classes_apart_but_not_of_groups() -> None:

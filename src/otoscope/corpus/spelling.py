@@ -21,15 +21,15 @@ MAX_CLASS, MAX_GROUP = 1000, 4096
 MAX_SHOWN = 3
 """Examples in a note."""
 
-_INVISIBLE = "\ufeff\u200b\u2060\u00ad"
+_INVISIBLE = re.compile("[\ufeff\u200b\u200e\u200f\u2060\u00ad]")
 
 
 def clean_listing(listing: Listing) -> Listing:
-    """Return a listing whose groups and classes have one spelling each, without surrounding blanks.
+    """Return a listing whose groups and classes have one spelling each, without surrounding blanks and invisible signs.
 
     Accents are composed (NFC), runs of blanks become one space, numbers of equal value get one spelling, and empty
     values are missing. Classes with zeros in front are codes, and keep them. Notes name what was unified, and spellings
-    that differ only in case or in these zeros, which stay different.
+    that differ only in case, in signs that look alike or in these zeros, which stay different.
     Raises `CorpusError` for control characters, texts and names that are too long, infinite factors, and clips without
     a group.
     """
@@ -56,7 +56,7 @@ def clean_listing(listing: Listing) -> Listing:
 
 
 def _tidy(value: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", value).strip(_INVISIBLE).split())
+    return " ".join(_INVISIBLE.sub("", unicodedata.normalize("NFC", value)).split())
 
 
 def _one_spelling(values: list[str], *, keeps_codes: bool) -> dict[str, str]:
@@ -81,20 +81,36 @@ def _number(value: str) -> object:
 
 
 def _twin_notes(column: str, values: list[str]) -> list[str]:
-    """Return warnings of values that differ only in case, or only in zeros in front."""
+    """Return warnings of values that differ only in case, in signs that look alike, or in zeros in front."""
     what = "they are different groups, and may be in different splits" if column == "group" else "they count as two"
     notes: list[str] = []
-    for difference, form in (("case", str.casefold), ("zeros in front", _without_zeros)):
+    forms = (("case", str.casefold), ("blanks, dashes, quotes or width", _plain), ("zeros in front", _without_zeros))
+    for difference, form in forms:
         same: defaultdict[str, list[str]] = defaultdict(list)
         for value in values:
             same[form(value)].append(value)
-        if twins := [" and ".join(alike) for alike in same.values() if len(alike) > 1]:
+        groups = [alike for alike in same.values() if len(alike) > 1]
+        if form is _plain:  # those that differ in case only are named above
+            groups = [alike for alike in groups if len(set(map(str.casefold, alike))) > 1]
+        if twins := [" and ".join(alike) for alike in groups]:
             shown = "; ".join(twins[:MAX_SHOWN]) + ("; ..." if len(twins) > MAX_SHOWN else "")
             notes.append(
                 f"warning: {column}: values that differ only in {difference} ({shown}): {what}; spell them alike if"
                 " they are one"
             )
     return notes
+
+
+def _plain(value: str) -> str:
+    """Return a text with one blank for blanks, underscores and dashes, one kind of quote and width, and no capitals.
+
+    >>> _plain("Very_high\u2011Pitch") == _plain("very-high pitch"), _plain("-1")
+    (True, '-1')
+    """
+    if not any(map(str.isalpha, value)):
+        return value
+    folded = unicodedata.normalize("NFKC", value).casefold()
+    return re.sub("['\u2018\u2019`\u00b4]", "'", re.sub("[\\s_\u2010-\u2015\u2212-]+", " ", folded))
 
 
 def _without_zeros(value: str) -> str:

@@ -145,6 +145,10 @@ def test_cells_that_mean_missing_are_missing(manifest, tmp_path):
         ("start_ms", "end_ms"),
         ("from", "to"),
         ("t0", "t1"),
+        ("segment_start", "segment_end"),
+        ("CallBegin", "CallEnd"),
+        ("xmin", "xmax"),
+        ("in", "out"),
     ],
 )
 def test_times_without_a_known_name_are_refused_not_dropped(manifest, tmp_path, names):

@@ -191,10 +191,11 @@ class ManifestCorpus(SelectableCorpus, frozen=True, extra="forbid"):
 
     def _refuse_times(self, table: TextTable, columns: list[str], problem: str) -> None:
         """Raise `CorpusError` for columns that look like the ends of segments but have no known name."""
+        paired = _paired_times(columns)
         times = [
             c
             for c in columns
-            if (_plain(c) in SEGMENT_TIMES or re.fullmatch(r"[tT]_?[01]", c))
+            if (_plain(c) in SEGMENT_TIMES or c in paired or re.fullmatch(r"[tT]_?[01]", c))
             and (table.is_numeric(c) or table.cells[c].str.contains(r"^\d+:\d").fill_null(False).any())
         ]
         if times:
@@ -208,6 +209,26 @@ _TIME_WORDS = ("start", "end", "begin", "stop", "onset", "offset", "tmin", "tmax
 _UNITS = ("", "time", "sec", "second", "ms", "sample", "samp", "frame")
 SEGMENT_TIMES = frozenset(f"{word}{unit}".removesuffix("s") for word in _TIME_WORDS for unit in _UNITS)
 """Names of columns, as `_plain` returns them, that mean the ends of a segment in unknown units."""
+
+
+_OPPOSITES = {"start": ("end", "stop"), "begin": ("end",), "onset": ("offset",), "in": ("out",), "xmin": ("xmax",)}
+
+
+def _paired_times(columns: Iterable[str]) -> set[str]:
+    """Return columns in pairs whose names differ in a word for the start and the end of a segment only.
+
+    >>> sorted(_paired_times(["callStart", "callEnd", "site", "age_start"]))
+    ['callEnd', 'callStart']
+    """
+    by_words = {tuple(re.findall(r"[a-z]+|[0-9]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", c).lower())): c for c in columns}
+    return {
+        column
+        for words, first in by_words.items()
+        for at, word in enumerate(words)
+        for opposite in _OPPOSITES.get(word, ())
+        if (last := by_words.get((*words[:at], opposite, *words[at + 1 :])))
+        for column in (first, last)
+    }
 
 
 def _plain(name: str) -> str:
