@@ -1,6 +1,9 @@
 """Annotated labels: planted latents are found with their onsets, and independent codes are not."""
 
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -70,6 +73,26 @@ def test_score_labels_rarely_exceeds_the_null_for_codes_that_know_nothing():
         assert scores["f1"].max() < 0.4
     # 40 labels, each p of 1/21 or less with probability 1/21
     assert sum(p <= 1 / 21 for p in small) <= 6
+
+
+def filled(frames: AnnotatedFrames, rng: np.random.Generator) -> AnnotatedFrames:
+    """Clips of which every second one of a group has one label from its start to its end."""
+    has = np.concatenate([rng.permutation([True, False] * 2) for _ in range(CLIPS // 4)])
+    whole = [[AnnotatedInterval("vowels", 0.0, 2.0, "a" if one else "e")] for one in has]
+    return replace(frames, intervals=whole)
+
+
+def test_labels_that_fill_their_clips_are_tested_against_other_clips_of_the_group():
+    rng = np.random.default_rng(0)
+    frames = filled(replace(frames_of(rng), test=np.repeat(np.arange(CLIPS), FRAMES) // 4 >= 3), rng)
+    codes = rng.exponential(size=(len(frames.clip), LATENTS)) * (rng.random((len(frames.clip), LATENTS)) < 0.05)
+    unrelated = score_labels(frames, [latent_units(csr_matrix(codes.astype(np.float32)), ~frames.test)])
+    assert unrelated["p_value"].min() > 0.05
+    codes[:, 5] = frames.carries([("vowels", "a")])[:, 0] * (rng.random(len(codes)) < 0.8)
+    found = score_labels(frames, [latent_units(csr_matrix(codes.astype(np.float32)), ~frames.test)])
+    (row,) = found.filter(pl.col("label") == "a").iter_rows(named=True)
+    assert (row["number"], row["p_value"]) == (5, pytest.approx(1 / 21))  # a rotation leaves the labels as they are
+    assert row["f1_null_high"] < row["f1"]
 
 
 def test_dense_units_are_found_with_their_sign():

@@ -83,13 +83,18 @@ class CorpusSpec(BaseModel, ABC, frozen=True, extra="forbid", allow_inf_nan=Fals
     )
     tiers: tuple[str, ...] = Field(default=(), description="tiers of the annotations to use; default: all")
 
+    @property
+    def annotated(self) -> bool:
+        """True if there are annotations in time, given or generated with the clips."""
+        return self.annotations is not None
+
     def annotation_folder(self, cache: Path) -> Path | None:  # noqa: ARG002
         """Return the folder of the annotations; a generated corpus has them in `cache`."""
         return self.annotations
 
     @model_validator(mode="after")
     def _tiers_of_annotations(self) -> "CorpusSpec":
-        if self.tiers and self.annotations is None:
+        if self.tiers and not self.annotated:
             raise ValueError("tiers chooses among annotations; set annotations to their folder, or remove tiers")
         return self
 

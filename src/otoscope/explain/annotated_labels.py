@@ -3,14 +3,14 @@
 A frame carries a label if its centre lies in an interval of the label. A unit and a threshold are chosen by frame F1 on
 the training and validation groups and scored on the test groups. Beside the latent stand the best unit of the layer
 itself and the best k-means cluster of its frames, chosen the same way. The null repeats choice and score with the
-labels of each clip rotated in time by a random amount, which keeps their durations and breaks their alignment. All
+labels of each clip rotated in time by a random amount, which keeps their durations and breaks their alignment; labels
+that fill their clips, which a rotation leaves as they are, are exchanged between the clips of a group instead. All
 labels of a kind of unit are one family (`otoscope.resampling.nulls`).
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -26,10 +26,16 @@ from otoscope.errors import EvaluationError
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.factors.annotations import AnnotatedInterval
 from otoscope.resampling.intervals import bounded, jackknife_sums
-from otoscope.resampling.nulls import compare_with_maximum
+from otoscope.resampling.nulls import compare_with_maximum, permuted_order
 
 ROTATIONS = 20
 """Rotations of the null: the smallest p is 1 / 21."""
+
+FILLED = 0.9
+"""Share of the frames of a clip from which a label counts as filling it."""
+
+ALPHA = 0.05
+"""Value of p below which a latent answers to a label beyond chance."""
 
 LEVELS = (0.0, 0.5, 0.75)
 """Thresholds of a latent, as quantiles of its activations above 0; 0 is any activation."""
@@ -169,12 +175,19 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
         raise EvaluationError(f"{TOO_FEW}; {MORE}")
     carried = frames.carries(labels)
     rng = np.random.default_rng(seed)
-    rotated = [_rotate(carried, frames.clip, rng) for _ in range(ROTATIONS)]
+    rotated = [_rotate(carried, frames, rng) for _ in range(ROTATIONS)]
     rows: list[dict[str, Any]] = []
     for kind in units:
         levels = [kind.active(level) for level in range(len(kind.thresholds))]
-        chosen, fitted = _choose(levels, carried, ~frames.test)
-        nulls = np.array([_null_scores(levels, labelled, frames.test) for labelled in rotated])
+        fit, test = ([active[rows] for active in levels] for rows in (~frames.test, frames.test))
+        columns = [active.tocsc() if isinstance(active, csr_matrix) else active for active in test]
+        chosen, fitted = _choose(fit, carried[~frames.test])
+        nulls = np.array(
+            [
+                _scores_of(columns, labelled[frames.test], _choose(fit, labelled[~frames.test])[0])
+                for labelled in rotated
+            ]
+        )
         thresholds = [float(kind.thresholds[level, unit]) for unit, level in chosen]
         scores = [
             _score(frames, kind.column(int(unit)), threshold, carried[:, position], labels[position])
@@ -197,39 +210,40 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
 
 
 def _rotate(
-    carried: Bool[np.ndarray, "rows labels"], clip: Int[np.ndarray, " rows"], rng: np.random.Generator
+    carried: Bool[np.ndarray, "rows labels"], frames: AnnotatedFrames, rng: np.random.Generator
 ) -> Bool[np.ndarray, "rows labels"]:
-    """Rotate the labels of each clip by a random number of frames, at least one where a clip has two."""
+    """Rotate the labels of each clip by a random number of frames, and exchange those that fill it with other clips."""
     found = np.empty_like(carried)
-    bounds = np.flatnonzero(np.diff(clip, prepend=-1, append=-1))
-    for low, high in pairwise(bounds):
-        shift = int(rng.integers(1, high - low)) if high - low > 1 else 0
-        found[low:high] = np.roll(carried[low:high], shift, axis=0)
-    return found
+    first = np.flatnonzero(np.diff(frames.clip, prepend=-1))
+    lengths = np.diff(first, append=len(carried))
+    for low, length in zip(first, lengths, strict=True):
+        shift = int(rng.integers(1, length)) if length > 1 else 0
+        found[low : low + length] = np.roll(carried[low : low + length], shift, axis=0)
+    share = np.add.reduceat(carried, first, axis=0, dtype=np.float64) / lengths[:, None]
+    fills = share >= FILLED
+    order = permuted_order(len(first), seed=int(rng.integers(2**31)), groups=frames.group[first])
+    return (found & ~np.repeat(fills, lengths, axis=0)) | np.repeat(fills[order], lengths, axis=0)
 
 
 def _choose(
-    levels: Sequence[Any], carried: Bool[np.ndarray, "rows labels"], rows: Bool[np.ndarray, " rows"]
+    levels: Sequence[Any], carried: Bool[np.ndarray, "rows labels"]
 ) -> tuple[Int[np.ndarray, "labels 2"], Float[np.ndarray, " labels"]]:
     """Return unit and level with the largest frame F1 per label, and that F1."""
-    scores = np.stack([_frame_f1(active[rows], carried[rows]) for active in levels])  # [levels, units, labels]
+    scores = np.stack([_frame_f1(active, carried) for active in levels])  # [levels, units, labels]
     flat = scores.reshape(-1, scores.shape[-1])
     best = flat.argmax(axis=0)
     level, unit = np.unravel_index(best, scores.shape[:2])
     return np.stack([unit, level], axis=1), flat[best, np.arange(len(best))]
 
 
-def _null_scores(
-    levels: Sequence[Any], carried: Bool[np.ndarray, "rows labels"], test: Bool[np.ndarray, " rows"]
+def _scores_of(
+    levels: Sequence[Any], carried: Bool[np.ndarray, "rows labels"], chosen: Int[np.ndarray, "labels 2"]
 ) -> Float[np.ndarray, " labels"]:
-    chosen, _ = _choose(levels, carried, ~test)
-    scores = np.empty(carried.shape[1])
-    for position, (unit, level) in enumerate(chosen.tolist()):
-        column = levels[level][:, [unit]]
-        active = (column.toarray() if isinstance(column, csr_matrix) else column).ravel()[test] > 0
-        labelled = carried[test, position]
-        scores[position] = 2 * (active & labelled).sum() / max(active.sum() + labelled.sum(), 1)
-    return scores
+    """Return the frame F1 of each label's unit and level."""
+    each = [
+        _frame_f1(levels[level][:, [unit]], carried[:, [label]]) for label, (unit, level) in enumerate(chosen.tolist())
+    ]
+    return np.concatenate(each).ravel()
 
 
 def _frame_f1(active: Any, carried: Bool[np.ndarray, "rows labels"]) -> Float[np.ndarray, "units labels"]:
@@ -352,11 +366,14 @@ class LabelExample(NamedTuple):
 
 
 def label_examples(frames: AnnotatedFrames, latents: Units, scores: pl.DataFrame) -> list[LabelExample]:
-    """Return labelled intervals of different test clips in which the latent of each label is strongest."""
+    """Return labelled intervals of different test clips in which the latent of each label is strongest.
+
+    Only labels that a latent answers to beyond chance have examples.
+    """
     found: list[LabelExample] = []
     test_clips = np.unique(frames.clip[frames.test]).tolist()
     bounds = np.searchsorted(frames.clip, np.arange(len(frames.intervals) + 1))
-    for row in scores.filter(pl.col("unit") == latents.kind).iter_rows(named=True):
+    for row in scores.filter(pl.col("unit") == latents.kind, pl.col("p_value") < ALPHA).iter_rows(named=True):
         label, values = (row["tier"], row["label"]), latents.column(row["number"])
         best: dict[int, LabelExample] = {}
         for clip in test_clips:

@@ -10,13 +10,15 @@ from otoscope.artifacts import digest
 from otoscope.corpus.audio import decode
 from otoscope.corpus.datasets.vocalset import VocalSetCorpus
 from otoscope.corpus.synth import SynthCorpus
+from otoscope.factors.annotations import AnnotationFolder, count_overlaps
 from tests.support.vocalset_tree import misspelt, write_vocalset_tree
 
 SMALL = SynthCorpus(singers=2, takes=2, duration_s=0.4, techniques=("belt", "spoken", "vibrato"))
 
 
 def digests(root: Path) -> dict[str, str]:
-    return {p.relative_to(root).as_posix(): digest(p) for p in sorted(root.rglob("*.wav"))}
+    files = [path for path in root.rglob("*") if path.suffix in (".wav", ".TextGrid")]
+    return {path.relative_to(root).as_posix(): digest(path) for path in sorted(files)}
 
 
 def test_settings_survive_json_and_name_their_sound() -> None:
@@ -88,15 +90,34 @@ def test_threads_and_interruptions_do_not_change_a_byte(tmp_path: Path) -> None:
 
 def test_a_whole_corpus_is_not_sung_again_and_a_lost_file_is(tmp_path: Path) -> None:
     first = SMALL.listing(tmp_path)
-    lost = first.root / first.clips["path"][0]
     before = digests(first.root)
-    lost.unlink()
+    (first.root / first.clips["path"][0]).unlink()
+    (first.root / first.clips["path"][2]).with_suffix(".TextGrid").unlink()
     sung: list[int] = []
     SMALL.listing(tmp_path, on_progress=lambda done, _total: sung.append(done))
-    assert sung == [1]
+    assert sung == [1, 2]
     assert digests(first.root) == before
     SMALL.listing(tmp_path, on_progress=lambda done, _total: sung.append(done))
-    assert sung == [1]
+    assert sung == [1, 2]
+
+
+def test_a_listing_writes_what_is_sung_when_beside_each_clip(tmp_path: Path) -> None:
+    spec = SynthCorpus(singers=2, takes=2, techniques=("spoken", "vibrato"), patterns=("arpeggios", "scales"))
+    listing = spec.listing(tmp_path)
+    folder = AnnotationFolder(spec.annotation_folder(tmp_path))
+    for path, vowel, technique in listing.clips.select("path", "label_vowel", "label_technique").iter_rows():
+        intervals = folder.of(path, rate_hz=16_000)
+        vowels = [one.label for one in intervals if one.tier == "vowel"]
+        assert vowel in vowels
+        assert count_overlaps(intervals) == 0
+        if technique == "spoken":
+            assert len(vowels) > 5
+            assert {one.tier for one in intervals} == {"vowel", "onset"}
+        else:
+            assert {one.tier for one in intervals} == {"vowel", "onset", "note", "vibrato"}
+    given = spec.model_copy(update={"annotations": tmp_path})
+    assert given.annotation_folder(tmp_path / "cache") == tmp_path
+    assert SynthCorpus(tiers=("vibrato",)).tiers == ("vibrato",)
 
 
 def test_takes_walk_through_vowels_and_patterns_without_repeating() -> None:

@@ -17,6 +17,7 @@ from otoscope.corpus.synth import (
 )
 from otoscope.corpus.synth.melody import pattern_notes
 from otoscope.corpus.synth.source import oversampling
+from otoscope.corpus.synth.synthesis import note_name
 from otoscope.errors import ConfigError
 
 STEADY = Voice(
@@ -69,6 +70,22 @@ def test_the_sound_itself_swings_with_the_vibrato() -> None:
     frames = range(60, 120, 3)
     found_hz = [pitch_by_autocorrelation(sung.wave, sung.frame_times_s[k], span_s=0.03) for k in frames]
     assert np.corrcoef(found_hz, sung.f0_hz[list(frames)])[0, 1] > 0.97
+
+
+def test_intervals_of_notes_have_the_true_pitch_and_those_of_the_vibrato_swing() -> None:
+    voice = replace(STEADY, vibrato_extent_semitones=0.6, vibrato_rate_hz=6.0, vibrato_onset_s=0.9)
+    sung = clip(voice, duration_s=3.0)
+    (vibrato,) = (one for one in sung.intervals if one.tier == "vibrato")
+    before, after = (12.0 * np.log2(sung.f0_hz[int(100 * a) : int(100 * b)]) for a, b in ((0.3, 0.9), (1.3, 2.7)))
+    assert 0.9 < vibrato.start_s < 1.3
+    assert vibrato.end_s == 3.0
+    assert after.std() > 3 * before.std()
+    scale = synthesise(draw_singer("male2"), "straight", "e", "scales", duration_s=3.0)
+    assert {one.tier for one in scale.intervals} == {"vowel", "onset", "note"}
+    for note in [one for one in scale.intervals if one.tier == "note"]:
+        f0_hz = float(scale.f0_hz[int(50 * (note.start_s + note.end_s))])
+        assert note.label in {note_name(f0_hz * 2 ** (cents / 1200)) for cents in (-30, 0, 30)}
+    assert [one.label for one in scale.intervals if one.tier == "vowel"] == ["e"]
 
 
 def test_little_energy_lies_between_the_harmonics() -> None:

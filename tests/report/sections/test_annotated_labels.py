@@ -47,6 +47,16 @@ def test_annotated_labels_are_listed_by_f1_with_controls_and_sounds(folder):
     assert [row.statement for row in shown.rows] == ["beyond chance", "not beyond chance"]
 
 
+def test_labels_not_beyond_chance_are_named_beyond_twelve_rows(folder):
+    rows = [unit(f"n{i:02d}", kind, 0.9, 0.4) for i in range(13) for kind in ("latent", "dense", "cluster")]
+    path = folder / "explain" / "annotated_labels.parquet"
+    write_table(path, pl.concat([pl.read_parquet(path), pl.DataFrame(rows, schema=UNIT_COLUMNS)]))
+    shown = annotated_labels(read_run(folder))
+    assert shown is not None
+    assert [row.label for row in shown.rows] == [NAME, *(f"n{i:02d}" for i in range(11))]
+    assert shown.introduction.endswith("Not beyond chance, and in the file only: phones n11, phones n12, phones z.")
+
+
 def test_annotated_labels_of_users_are_text_on_the_page(folder):
     run = read_run(folder)
     page = render(run, all_figures(run))

@@ -87,6 +87,11 @@ class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
         "annotations; each recording is used once",
     )
 
+    @property
+    def annotated(self) -> bool:
+        """True if annotations are given, or recordings are joined to strings of words."""
+        return super().annotated or self.join is not None
+
     def annotation_folder(self, cache: Path) -> Path | None:
         """Return the folder of the annotations: that of the joined clips, if none is given."""
         return super().annotation_folder(cache) or (self._joined_folder(cache) if self.join else None)

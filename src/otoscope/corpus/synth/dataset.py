@@ -1,6 +1,6 @@
 """Corpus of synthesised singing: its settings, and rendering into a folder in threads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import polars as pl
 from pydantic import Field, field_validator
 
-from otoscope.artifacts import environment, fingerprint, read_json_as, read_table, write_json, write_table
+from otoscope.artifacts import atomic, environment, fingerprint, read_json_as, read_table, write_json, write_table
 from otoscope.corpus.audio import write_audio
 from otoscope.corpus.listing import CorpusSpec, Listing, ProgressCallback, listing_table
 from otoscope.corpus.synth.melody import PATTERNS
 from otoscope.corpus.synth.singer import TECHNIQUES, Singer, draw_singers
 from otoscope.corpus.synth.source import VOWELS
-from otoscope.corpus.synth.synthesis import SPEECH, SynthClip, synthesise
+from otoscope.corpus.synth.synthesis import SPEECH, SungInterval, SynthClip, synthesise
 from otoscope.errors import CorpusError, suggest
 from otoscope.hardware import available_cores
 
@@ -90,11 +90,24 @@ class SynthCorpus(CorpusSpec, frozen=True, extra="forbid"):
     ) -> Listing:
         """Render missing clips into `cache/synth-FINGERPRINT` and list the corpus.
 
-        The folder also contains `truth.parquet` (path, time_s, f0_hz with 0 where unvoiced, loudness_db) and a card.
+        The folder also contains a TextGrid beside each clip (`sung_intervals`), `truth.parquet` (path, time_s, f0_hz
+        with 0 where unvoiced, loudness_db) and a card.
         """
-        root = cache / f"synth-{self.fingerprint}"
+        root = self._folder(cache)
         clips = render_corpus(self, root, on_progress=on_progress, threads=threads)
         return Listing("synth", root, LICENCE, CITATION, clips)
+
+    @property
+    def annotated(self) -> bool:
+        """True: every clip is written with its annotations."""
+        return True
+
+    def annotation_folder(self, cache: Path) -> Path:
+        """Return the folder of the annotations: that of the clips, if none is given."""
+        return super().annotation_folder(cache) or self._folder(cache)
+
+    def _folder(self, cache: Path) -> Path:
+        return cache / f"synth-{self.fingerprint}"
 
     def _task(self, who: Singer, technique: str, *, start: int, take: int) -> ClipTask:
         vowels, patterns = self.vowels, self.patterns
@@ -134,12 +147,12 @@ def render_corpus(
 ) -> pl.DataFrame:
     """Render every clip of `spec` under `root`; return the listing's table.
 
-    The card is written last. If it exists, only missing WAV files are synthesised; otherwise (an interrupted run) all
-    clips are synthesised and missing files written. The files are the same either way, and for any `threads`.
+    The card is written last. If it exists, only clips without sound or TextGrid are synthesised; otherwise (an
+    interrupted run) all are, and missing files written. The files are the same either way, and for any `threads`.
     """
     tasks = spec.tasks()
     complete = _is_complete(spec, root)
-    pending = [task for task in tasks if not (root / task.path).is_file()] if complete else tasks
+    pending = [task for task in tasks if not (complete and all(path.is_file() for path in _files(root, task)))]
     if not complete:
         write_json(root / IN_PROGRESS, {"fingerprint": spec.fingerprint})
     rendered = _render_in_threads(pending, spec, root, on_progress=on_progress, threads=threads)
@@ -218,11 +231,39 @@ def render_task(task: ClipTask, spec: SynthCorpus) -> SynthClip:
     )
 
 
+def _files(root: Path, task: ClipTask) -> tuple[Path, Path]:
+    """Return the paths of the sound and of the annotations of a clip."""
+    return root / task.path, (root / task.path).with_suffix(".TextGrid")
+
+
+def _textgrid(intervals: Sequence[SungInterval], duration_s: float) -> Iterator[str]:
+    """Yield the lines of a TextGrid of Praat in its short form, in which empty intervals fill the gaps of a tier."""
+    tiers = sorted({one.tier for one in intervals})
+    span = ["0", f"{duration_s:.4f}"]
+    yield from ('File type = "ooTextFile"', 'Object class = "TextGrid"', "", *span, "<exists>", str(len(tiers)))
+    for tier in tiers:
+        filled: list[tuple[float, float, str]] = []
+        end_s = 0.0
+        for one in sorted(one for one in intervals if one.tier == tier):
+            if one.start_s > end_s:
+                filled.append((end_s, one.start_s, ""))
+            filled.append((one.start_s, one.end_s, one.label))
+            end_s = one.end_s
+        if end_s < duration_s:
+            filled.append((end_s, duration_s, ""))
+        yield from ('"IntervalTier"', f'"{tier}"', *span, str(len(filled)))
+        for start_s, stop_s, label in filled:
+            yield from (f"{start_s:.4f}", f"{stop_s:.4f}", f'"{label}"')
+
+
 def _render_one(task: ClipTask, spec: SynthCorpus, root: Path) -> _RenderedClip:
     clip = render_task(task, spec)
-    path = root / task.path
-    if not path.is_file():
-        write_audio(path, clip.wave, clip.rate_hz)
+    sound, annotations = _files(root, task)
+    if not sound.is_file():
+        write_audio(sound, clip.wave, clip.rate_hz)
+    if not annotations.is_file():
+        with atomic(annotations) as temporary:
+            temporary.write_text("\n".join(_textgrid(clip.intervals, spec.duration_s)) + "\n", encoding="utf-8")
     row: dict[str, object] = {
         "path": task.path,
         "group": task.who.name,

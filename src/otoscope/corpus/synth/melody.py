@@ -195,11 +195,15 @@ def control_trajectories(voice: Voice, score: Melody, rng: np.random.Generator) 
     return Trajectories(f0_hz, np.where(gain > 1e-3, gain, 0.0), steady + 0.1 * closing * score.level, burst, rd, lips)
 
 
+VIBRATO_RISE_S = 0.25
+"""Time in which a vibrato fades in."""
+
+
 def vibrato(voice: Voice, time_s: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Return the vibrato, -1..1, which fades in after its onset; its rate varies by a few percent."""
     rate_hz = voice.vibrato_rate_hz * (1.0 + 0.04 * slow_noise(len(time_s), 1.5, rng))
     phase = 2.0 * np.pi * (np.cumsum(rate_hz) / CONTROL_RATE_HZ + rng.random())
-    ramp = np.clip((time_s - voice.vibrato_onset_s) / 0.25, 0.0, 1.0)
+    ramp = np.clip((time_s - voice.vibrato_onset_s) / VIBRATO_RISE_S, 0.0, 1.0)
     return np.sin(phase) * (0.5 - 0.5 * np.cos(np.pi * ramp))
 
 

@@ -1,6 +1,8 @@
 """Synthesis of one clip with its ground truth."""
 
+import math
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +43,22 @@ CONSONANT = 0.15
 """Level of a voiceless consonant relative to the tone."""
 
 
+NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+ONSET_S = 0.05
+"""Length of an annotated onset."""
+VIBRATO_SEMITONES = 0.3
+"""Extent from which a vibrato is annotated: a straight voice wavers by less."""
+
+
+class SungInterval(NamedTuple):
+    """Annotation of a clip: its tier is vowel, note, vibrato or onset."""
+
+    tier: str
+    start_s: float
+    end_s: float
+    label: str
+
+
 class SynthClip(NamedTuple):
     """A clip and its ground truth; frame i is centred at `(i + 1/2) / 100` s, `f0_hz` is 0 where unvoiced."""
 
@@ -50,6 +68,7 @@ class SynthClip(NamedTuple):
     f0_hz: Float64[np.ndarray, " frames"]
     loudness_db: Float64[np.ndarray, " frames"]
     frame_times_s: Float64[np.ndarray, " frames"]
+    intervals: list[SungInterval]
 
 
 def synthesise(
@@ -98,7 +117,7 @@ def synthesise_voice(
     else:
         score = melody.sung_melody(pattern, duration_s=duration_s, rng=rng)
     tracks = control_trajectories(voice, score, rng)
-    centres_hz = formant_trajectories(
+    centres_hz, vowels = formant_trajectories(
         who, voice, vowel, score, tracks.f0_hz, up_to_hz=0.46 * rate_hz, mixed=pattern == SPEECH, rng=rng
     )
     widths_hz = bandwidths_hz(centres_hz, damping=voice.damping)
@@ -127,7 +146,41 @@ def synthesise_voice(
         "notes_per_s": float(score.part[-1] + 1) / duration_s,
         "loudness_db": level_db(wave),
     }
-    return SynthClip(wave, rate_hz, factors, f0_hz, levels_db, frame_times_s)
+    intervals = sung_intervals(voice, score, vowels, sung=pattern != SPEECH)
+    return SynthClip(wave, rate_hz, factors, f0_hz, levels_db, frame_times_s, intervals)
+
+
+def sung_intervals(voice: Voice, score: Melody, vowels: Sequence[str], *, sung: bool) -> list[SungInterval]:
+    """Return what is sung when: vowel and onset of every syllable or note, the names of notes, and the vibrato.
+
+    A sung clip is one vowel. A spoken vowel begins after its voiceless consonant, a vibrato at half of its extent.
+    """
+    end_s = len(score.part) / CONTROL_RATE_HZ
+    found = [SungInterval("vowel", 0.0, end_s, vowels[0])] if sung else []
+    for part, vowel in enumerate(vowels):
+        ticks = np.flatnonzero(score.part == part)
+        start_s, stop_s = ticks[0] / CONTROL_RATE_HZ, (ticks[-1] + 1) / CONTROL_RATE_HZ
+        found.append(SungInterval("onset", start_s, min(start_s + ONSET_S, end_s), "onset"))
+        if sung:
+            semitones = voice.melody_share * float(np.median(score.semitones[ticks]))
+            found.append(SungInterval("note", start_s, stop_s, note_name(voice.tonic_hz * 2.0 ** (semitones / 12.0))))
+        else:
+            voiced_s = ticks[score.voiced[ticks].argmax()] / CONTROL_RATE_HZ
+            found.append(SungInterval("vowel", voiced_s, stop_s, vowel))
+    full_s = voice.vibrato_onset_s + melody.VIBRATO_RISE_S / 2
+    if sung and voice.vibrato_extent_semitones >= VIBRATO_SEMITONES and full_s < end_s:
+        found.append(SungInterval("vibrato", full_s, end_s, "vibrato"))
+    return found
+
+
+def note_name(f0_hz: float) -> str:
+    """Return the nearest note of equal temperament.
+
+    >>> note_name(440.0), note_name(262.0)
+    ('A4', 'C4')
+    """
+    octave, step = divmod(round(12 * math.log2(f0_hz / 440.0)) + 57, 12)
+    return f"{NOTES[step]}{octave}"
 
 
 def formant_trajectories(
@@ -140,8 +193,11 @@ def formant_trajectories(
     up_to_hz: float,
     mixed: bool,
     rng: np.random.Generator,
-) -> Float64[np.ndarray, "ticks formants"]:
-    """Return the formants over time; F1 stays above the pitch, as singers tune it (Sundberg 1975)."""
+) -> tuple[Float64[np.ndarray, "ticks formants"], list[str]]:
+    """Return the formants over time, and the vowel of each part of the score.
+
+    F1 stays above the pitch, as singers tune it (Sundberg 1975).
+    """
     names = list(VOWELS)
     length_cm = who.tract_length_cm / voice.formant_shift
     shapes = [formants_hz(v, tract_length_cm=length_cm, up_to_hz=up_to_hz) for v in names]
@@ -159,7 +215,7 @@ def formant_trajectories(
         centres = table[chosen[score.part]].copy()
     centres[:, 0] = np.maximum(centres[:, 0], 1.04 * f0_hz)
     centres[:, 1] = np.maximum(centres[:, 1], centres[:, 0] + 150.0)
-    return centres
+    return centres, [names[i] for i in chosen]
 
 
 def pitch_factors(f0_hz: FloatArray) -> dict[str, float]:

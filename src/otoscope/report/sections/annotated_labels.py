@@ -7,8 +7,8 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
-from otoscope.explain.annotated_labels import TOO_FEW
-from otoscope.formatting import count, decimal, known
+from otoscope.explain.annotated_labels import ALPHA, TOO_FEW
+from otoscope.formatting import count, decimal, first_few, known
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Download, csv_download, seed_sentence
@@ -17,10 +17,14 @@ from otoscope.resampling.intervals import MIN_GROUPS
 INTRODUCTION = (
     "A latent and a threshold were chosen per label on the training and validation groups by the F1 of their frames; "
     "the scores are those of the test groups. Chance is the upper end of the same procedure with the labels of each "
-    "recording rotated in time, over all labels together: by chance, in 5 % of cases any label exceeds it. "
+    "recording rotated in time, or exchanged with another recording of the group where they fill it, over all labels "
+    "together: by chance, in 5 % of cases any label exceeds it. "
     "The best single unit of the layer and the best k-means cluster of its frames were "
     "chosen in the same way. Onsets count as found within 50 ms."
 )
+
+FEWEST_ROWS = 12
+"""Labels beyond chance are all listed, others up to this number of rows."""
 
 
 class LabelRow(NamedTuple):
@@ -39,7 +43,10 @@ class LabelRow(NamedTuple):
 
 
 class AnnotatedLabels(NamedTuple):
-    """Rows in order of F1, and the whole table as a download; no rows and None if no label could be scored."""
+    """Rows in order of F1, those beyond chance first, and the whole table as a download.
+
+    Without a label that could be scored, there are no rows and no download.
+    """
 
     introduction: str
     rows: Sequence[LabelRow]
@@ -56,9 +63,12 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
         return AnnotatedLabels(f"Annotated labels are not scored: {TOO_FEW}.", [], None)
     examples = read_table(folder / "annotated_examples.parquet")
     tiers = scores["tier"].n_unique() > 1
-    of_latents = scores.filter(pl.col("unit") == "latent").sort("f1", descending=True)
+    of_latents = scores.filter(pl.col("unit") == "latent").sort(pl.col("p_value") >= ALPHA, -pl.col("f1"))
+    listed = max(FEWEST_ROWS, of_latents.filter(pl.col("p_value") < ALPHA).height)
+    further = [f"{tier} {label}" for tier, label in of_latents[listed:].select("tier", "label").iter_rows()]
+    left_out = f" Not beyond chance, and in the file only: {first_few(further, FEWEST_ROWS)}." if further else ""
     rows: list[LabelRow] = []
-    for row in of_latents.iter_rows(named=True):
+    for row in of_latents[:listed].iter_rows(named=True):
         same = scores.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
         others = dict(same.select("unit", "f1").iter_rows())
         heard = examples.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
@@ -77,9 +87,8 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
                 sounds=[_sound(folder, name) for name in heard["audio"]],
             )
         )
-    return AnnotatedLabels(
-        f"{INTRODUCTION} {seed_sentence('annotation_f1', 'F1')}", rows, csv_download(scores, "annotated_labels")
-    )
+    introduction = f"{INTRODUCTION} {seed_sentence('annotation_f1', 'F1')}{left_out}"
+    return AnnotatedLabels(introduction, rows, csv_download(scores, "annotated_labels"))
 
 
 def label_statement(p: float, groups: int) -> str:
@@ -88,7 +97,7 @@ def label_statement(p: float, groups: int) -> str:
     >>> label_statement(p=1 / 21, groups=5)
     'beyond chance'
     """
-    if p >= 0.05:
+    if p >= ALPHA:
         return "not beyond chance"
     if groups < MIN_GROUPS:
         return f"beyond chance in {count(groups, 'test group')}, too few for a claim"
