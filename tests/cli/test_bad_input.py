@@ -158,6 +158,13 @@ def test_wrong_settings_are_told_by_name(
     assert not (out / "activations").exists(), "told only after the work was done"
 
 
+def test_keys_that_are_no_text_are_told(capsys: Capsys, config: Path, out: Path) -> None:
+    config.write_text(config.read_text() + "explain: {latents: 1,2}\n")
+    told = fails(capsys, "corpus", config, "--out", out)
+    assert "explain.latents: got 1; give a list, e.g. [1]" in told
+    assert "explain.2: got 2" in told
+
+
 def test_a_folder_without_audio_says_what_lies_there(capsys: Capsys, config: Path, voices: Path, out: Path) -> None:
     for path in voices.rglob("*.wav"):
         path.with_suffix(".txt").write_text("no sound")

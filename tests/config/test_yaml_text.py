@@ -82,4 +82,5 @@ def test_missing_blank_quotes_a_bounded_part_of_the_line() -> None:
     (hint,) = missing_blank(f"a: 1\nkind:folder{'x' * 5000}\n")
     assert hint.startswith("line 2: write a blank after the colon ('kind: folderxxx")
     assert len(hint) < 300
+    assert missing_blank("a: {b: \u2018c\u2019}") == ["line 1: write straight quotes (') in the place of curly ones"]
     assert missing_blank("a: s3://bucket\nb: 'C:/x'\nstore: s3:/x\nt: 1:30\n") == []

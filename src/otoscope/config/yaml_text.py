@@ -252,7 +252,7 @@ def read_mapping(path: Path) -> ConfigText:
 
 
 def missing_blank(text: str) -> list[str]:
-    r"""Return where the first key of a YAML text without a blank after its colon is; empty if there is none.
+    r"""Return where the first key of a YAML text without a blank after its colon, or a curly quote, is; else nothing.
 
     >>> missing_blank("corpus:\n  kind:folder\n  root: 'C:x'")
     ["line 2: write a blank after the colon ('kind: folder')"]
@@ -260,6 +260,8 @@ def missing_blank(text: str) -> list[str]:
     for number, line in enumerate(text.splitlines(), start=1):
         if found := re.search(r"(?:^|[{,])\s*(?:- +)?([a-z_]+):([^\s/\\:,}\]][^,}]*)", line.partition(" #")[0]):
             return [f"line {number}: write a blank after the colon ({quote(f'{found[1]}: {found[2].strip()}')})"]
+        if re.search(r"[:\[,{]\s*[\u2018\u2019\u201c\u201d]", line.partition(" #")[0]):
+            return [f"line {number}: write straight quotes (') in the place of curly ones"]
     return []
 
 

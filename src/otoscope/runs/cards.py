@@ -16,7 +16,6 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from otoscope.artifacts import (
-    canonical_json,
     digest,
     environment,
     fingerprint,
@@ -157,7 +156,7 @@ class RunRecord(TypedDict):
 def run_key(mapping: Mapping[str, Any], path: Path, *, fail_fast: bool) -> str:
     """Return a fingerprint of the settings before validation, the code and the versions of packages."""
     code = _file_state([], [str(SOURCE)])
-    settings = canonical_json(mapping), str(path.resolve().parent), fail_fast
+    settings = repr(mapping), str(path.resolve().parent), fail_fast
     return fingerprint(settings, code, environment(), platform.python_version())
 
 

@@ -22,6 +22,7 @@ def test_find_fields_of_ravdess_names() -> None:
 @pytest.mark.parametrize(
     ("pattern", "problem"),
     [
+        ("*/(?P<group>a)", "not a regular expression .repetition operator missing expression.$"),
         ("(?P<group>", "not a regular expression .unclosed group"),
         ("a{99999999999}(?P<group>a)", "not a regular expression .decimal literal invalid"),
         ("(?P<group>((a{1000}){1000}){1000})", "not a regular expression .*size limit"),

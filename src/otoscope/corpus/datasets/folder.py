@@ -211,7 +211,7 @@ def check_pattern(pattern: str) -> list[str]:
     try:
         names = [field for field in _extract(pattern, [""]).columns if not field.isdigit()]
     except (pl.exceptions.PolarsError, UnicodeEncodeError) as error:
-        problem = str(error).rpartition("error: ")[2].strip()
+        problem = str(error).rpartition("error: ")[2].partition("This error occurred")[0].strip()
         raise ValueError(f"not a regular expression ({one_line(problem, 200)})") from error
     for name in names:
         if name != "group" and not any(name.startswith(p) and len(name) > len(p) for p in _PREFIXES):
