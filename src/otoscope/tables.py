@@ -53,6 +53,12 @@ MAX_COLUMNS = 10_000
 MAX_NAME = 200
 """Longest name of a column, in characters."""
 
+FEW_VALUES = 10
+"""Most different whole numbers that may be classes."""
+
+LARGE_NUMBER = 10_000_000
+"""Smallest whole number of eight digits, such as a date; factors rarely are so large."""
+
 MAX_SHOWN = 3
 """Values named in a message on a column."""
 
@@ -187,12 +193,27 @@ class TextTable:
             return self._counted(column, cells == marks[0], _is(quote(marks[0])), "read as a class", shows=False)
         values = self._parsed(column, booleans=False)
         for mark in _SENTINELS:
-            others = values.filter(values != mark).to_numpy()
-            if not 0 < len(others) < len(cells) - cells.null_count():
+            others = values.filter(values != mark).unique().to_numpy()
+            if not 0 < len(others) < values.drop_nulls().n_unique():
                 continue
-            if 2 * np.abs(others).max() < abs(mark) or (mark < 0 <= others.min()):
+            is_low = len(others) > FEW_VALUES and others.min() > max(10, others.max() / 10)
+            if is_low if mark == 0 else 2 * np.abs(others).max() < abs(mark) or mark < 0 <= others.min():
                 return self._counted(column, values == mark, _is(f"{mark}"), "read as a number", shows=False)
         return ""
+
+    def may_identify(self, column: str) -> bool:
+        """Return whether a column of whole numbers may hold identifiers or dates.
+
+        They have eight digits, or are more than `FEW_VALUES` that rise with every row or count from 0, 1, 100 or 101.
+        """
+        values = self.numbers(column, booleans=True).drop_nulls()
+        different = values.unique().sort()
+        if different.is_empty() or not (different == different.round()).all():
+            return False
+        first, last, number = float(different[0]), float(different[-1]), len(different)
+        counts = last - first == number - 1 and first % 100 in (0, 1)
+        rises = number == len(values) and values.is_sorted()
+        return max(abs(first), abs(last)) >= LARGE_NUMBER or (number > FEW_VALUES and (counts or rises))
 
     def _counted(
         self, column: str, rows: pl.Series, facts: tuple[str, str], then: str = "", *, shows: bool = True
@@ -285,8 +306,11 @@ _DECIMAL_POINT = r"^[+-]?\d*\.\d+$"
 _CODE = r"^0\d+$"
 _MEASURED = r"^[+-]?\d+([.,]\d+|['\u2019\s\x{a0}\x{202f}]\d{3})*\s*(%|±.*|[°º]?\s*[A-Za-zµ]{0,4})$"
 _MARK = r"(?i)^([^\pL\pN]+|n\.?a\.?|nan|null|missing|#.*!?)$"
-_SENTINELS = (-99_999, -9999, -999, -99, 999, 9999, 99_999)
-"""Numbers that often mean a missing value, named where all others are half as large or have the other sign."""
+_SENTINELS = (-99_999, -9999, -999, -99, 999, 9999, 99_999, 0)
+"""Numbers that often mean a missing value, named where all others are half as large or have the other sign.
+
+0 is named among many different values that are all far above it, such as the pitch of voices.
+"""
 _THOUSANDS = r"^[+-]?[1-9]\d{0,2},\d{3}$"
 _POINT_THOUSANDS = r"^[+-]?[1-9]\d{0,2}\.\d{3}$"
 

@@ -157,10 +157,17 @@ def test_factor_table_notes_clips_without_rows_and_columns_without_numbers(corpu
     assert found.values(["x/a.wav"])[0, 0] == 1.5
     assert "warning: own.csv: rows for 1 of 3 clips; its factors are unknown for the others" in found.notes
     assert "own.csv: columns of text or codes are not factors (note)" in found.notes
+    assert "own.csv: 1 factor (age)" in found.notes
     found.save(tmp_path / "factors.parquet")
     assert FactorTable.load(tmp_path / "factors.parquet").notes == found.notes
     with pytest.raises(ConfigError, match="factor_age and age are the same factor"):
         build_factors(corpus, egemaps=False, table=write(tmp_path / "two.csv", "path,age,factor_age\nx/a.wav,1,2\n"))
+
+
+def test_factor_table_warns_of_columns_that_look_like_identifiers(corpus: Corpus, tmp_path: Path) -> None:
+    rows = "".join(f"{path},{20_240_101 + at},{at}\n" for at, path in enumerate(corpus.clips["path"].to_list()))
+    found = build_factors(corpus, egemaps=False, table=write(tmp_path / "own.csv", f"path,day,age\n{rows}"))
+    assert any("factors that look like identifiers or dates: day; remove" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("damage", ["[]", "null", '{"factors": 1}', '{"factors": [[]], "failed": [], "notes": []}'])

@@ -223,24 +223,32 @@ def _joined(text_table: TextTable, file: Path, corpus: Corpus) -> UserFactors:
         )
     joined = wanted.join(table, on=key, how="left", maintain_order="left").drop(key)
     covered = int(wanted[key].is_in(table[key].implode()).sum())
-    return UserFactors(joined, (*text_table.notes, *_notes(file, corpus, covered, columns, numeric, mixed | marks)))
+    return UserFactors(
+        joined, (*text_table.notes, *_notes(text_table, corpus, covered, columns, numeric, mixed | marks))
+    )
 
 
 def _notes(
-    file: Path, corpus: Corpus, covered: int, columns: list[str], numeric: list[str], mixed: Mapping[str, str]
+    table: TextTable, corpus: Corpus, covered: int, columns: list[str], numeric: list[str], mixed: Mapping[str, str]
 ) -> list[str]:
     """Return notes on clips without a row, and on columns that are not factors."""
     clips = corpus.clips.height
-    notes = [f"{file.name}: rows for {covered:,} of {count(clips, 'clip')}"] if covered < clips else []
+    notes = [f"{table.name}: rows for {covered:,} of {count(clips, 'clip')}"] if covered < clips else []
     if covered < MIN_COVERED * clips:
         notes[0] = f"warning: {notes[0]}; its factors are unknown for the others"
     notes += [
-        f"warning: {file.name}: {name}{'' if name in numeric else ' is not a factor'}: {text}; correct them, or leave"
+        f"warning: {table.name}: {name}{'' if name in numeric else ' is not a factor'}: {text}; correct them, or leave"
         " them empty"
         for name, text in mixed.items()
     ]
+    notes.append(f"{table.name}: {count(len(numeric), 'factor')} ({first_few(numeric, 8)})")
+    if identifiers := [name for name in numeric if table.may_identify(name)]:
+        notes.append(
+            f"warning: {table.name}: factors that look like identifiers or dates: {first_few(identifiers, 8)}; remove"
+            " the columns if they are"
+        )
     if ignored := [name for name in columns if name not in numeric and name not in mixed]:
-        notes.append(f"{file.name}: columns of text or codes are not factors ({first_few(ignored, 8)})")
+        notes.append(f"{table.name}: columns of text or codes are not factors ({first_few(ignored, 8)})")
     return notes
 
 

@@ -15,7 +15,7 @@ from otoscope.corpus.selection import MAX_CHANNELS, SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, quote, suggest
 from otoscope.formatting import count, first_few, is_clean, printable
-from otoscope.tables import PARQUET_SUFFIXES, TextTable, read_text_table
+from otoscope.tables import FEW_VALUES, PARQUET_SUFFIXES, TextTable, read_text_table
 
 _SPLIT_WORDS = {
     "train": ("training",),
@@ -295,14 +295,8 @@ def _check_times(table: TextTable) -> None:
                 )
 
 
-FEW_VALUES = 10
-"""Most different whole numbers that may be classes."""
-
 MAX_COLUMNS = 8
 """Columns named in a note."""
-
-LARGE_NUMBER = 10_000_000
-"""Smallest whole number of eight digits, such as a date; factors rarely are so large."""
 
 
 def _doubtful_factors(table: TextTable, factors: Iterable[str]) -> list[str]:
@@ -311,16 +305,10 @@ def _doubtful_factors(table: TextTable, factors: Iterable[str]) -> list[str]:
     identifiers: list[str] = []
     for column in factors:
         values = table.numbers(column).drop_nulls()
-        different = values.unique().sort()
-        number = len(different)
-        if not number or not (values == values.round()).all():
-            continue
-        first, last = float(different[0]), float(different[-1])
-        counts = last - first == number - 1 and first % 100 in (0, 1)
-        follows = counts or (number == len(values) and values.is_sorted())
-        if max(abs(first), abs(last)) >= LARGE_NUMBER or (number > FEW_VALUES and follows):
+        number = values.n_unique()
+        if table.may_identify(column):
             identifiers.append(column)
-        elif 1 < number <= FEW_VALUES and 2 * number <= len(values):
+        elif 1 < number <= FEW_VALUES and 2 * number <= len(values) and (values == values.round()).all():
             few[column] = number
     notes: list[str] = []
     if few:
