@@ -163,6 +163,10 @@ def test_read_annotations_knows_the_encodings_of_praat(tmp_path: Path, encoding:
         ("a.ctm", "REC 1 0.2\n", "line 1 has 3 fields"),
         ("a.PHN", "10 20\n", "line 1 has 2 fields"),
         ("a.WRD", "a b c\n", "is not a word file of TIMIT"),
+        ("a.TextGrid", "ooBinaryFile\x08TextGrid", "is a binary file of Praat; save it as a text file"),
+        ("a.txt", "start\tend\tlabel\n", r"\(no number: 'start'\)"),
+        ("a.jams", '{"annotations": [{"namespace": "x", "data": [{"time": 0, "duration": null}]}]}', "'value' is miss"),
+        ("a.jams", '{"annotations": [{"namespace": "x", "data": [1]}]}', "a value is missing, or of another kind"),
     ],
 )
 def test_read_annotations_refuses_what_does_not_fit_in_one_line(tmp_path: Path, name: str, text: str, message: str):
@@ -274,10 +278,15 @@ def test_annotation_folder_finds_files_by_the_name_of_the_recording(tmp_path: Pa
     assert folder.of("bob/take2.flac", rate_hz=16000) == [one("Species")]
     assert folder.of("take3.wav", rate_hz=16000) == [one("words")]
     assert folder.of("take4.wav", rate_hz=16000) == []
+    assert folder.of("take1.wav", rate_hz=16000) == folder.of("speech/ann/take1.wav", rate_hz=16000) == [one("labels")]
+    assert folder.of("bob/take1.wav", rate_hz=16000) == []
+    (tmp_path / "all.ctm").write_text("TAKE3.wav 1 0.25 0.5 one\n")
+    assert AnnotationFolder(tmp_path).of("take3.wav", rate_hz=16000) == [one("words")]
 
 
 def test_annotation_folder_without_annotations_is_refused(tmp_path: Path):
-    with pytest.raises(CorpusError, match="no annotations under"):
+    (tmp_path / "a.srt").touch()
+    with pytest.raises(CorpusError, match=r"no annotations under .*; found 1 \.srt; correct .* or convert them"):
         AnnotationFolder(tmp_path)
     with pytest.raises(CorpusError, match="does not exist"):
         AnnotationFolder(tmp_path / "none")

@@ -280,6 +280,8 @@ def test_too_few_and_late_intervals_are_announced(capsys: pytest.CaptureFixture[
     assert outcome.code == 0, outcome.err
     assert "warning: intervals that end after their recordings: 4 of 24; they are cut or left out" in outcome.err
     assert "explain skips annotated labels" not in outcome.err
+    outcome = annotated(capsys, table, {**files, "west.txt": "0\t1\tOwl\n"}, "")
+    assert "warning: annotations: values that differ only in case (Owl and owl): they count as two" in outcome.err
     outcome = annotated(capsys, table, dict.fromkeys(files, "0\t1\towl\n"), "")
     assert (
         "warning: explain skips annotated labels: no annotated label has 5 intervals in the test groups" in outcome.err

@@ -6,6 +6,7 @@ A group with two spellings (`spk0` and `spk0 `, `2` and `2.0`) would be in two s
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 import polars as pl
@@ -45,7 +46,7 @@ def clean_listing(listing: Listing) -> Listing:
         if changed:
             shown = ", ".join(f"{printable(value)!r} as {unified[value]!r}" for value in changed[:MAX_SHOWN])
             notes.append(f"{column}: {count(len(changed), 'spelling')} unified ({shown})")
-        notes += [] if is_path else _twin_notes(column, sorted(set(spelling.values())))
+        notes += [] if is_path else twin_notes(column, sorted(set(spelling.values())))
         if any(new != old for old, new in unified.items()):
             clips = clips.with_columns(pl.col(column).replace_strict(unified, return_dtype=pl.String(), default=None))
     if (without := clips["group"].is_null().arg_true()).len():
@@ -80,8 +81,8 @@ def _number(value: str) -> object:
         return value
 
 
-def _twin_notes(column: str, values: list[str]) -> list[str]:
-    """Return warnings of values that differ only in case, in signs that look alike, or in zeros in front."""
+def twin_notes(column: str, values: Sequence[str]) -> list[str]:
+    """Return warnings of sorted values that differ only in case, in signs that look alike, or in zeros in front."""
     what = "they are different groups, and may be in different splits" if column == "group" else "they count as two"
     notes: list[str] = []
     forms = (("case", str.casefold), ("blanks, dashes, quotes or width", _plain), ("zeros in front", _without_zeros))

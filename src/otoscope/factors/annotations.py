@@ -7,6 +7,7 @@ recording; points have equal start and end. Empty labels are skipped.
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePath, PurePosixPath
@@ -15,8 +16,9 @@ from xml.etree import ElementTree
 
 import polars as pl
 
+from otoscope.corpus.audio import EXTENSIONS
 from otoscope.errors import CorpusError, quote, suggest
-from otoscope.formatting import count, first_few, is_clean, one_line
+from otoscope.formatting import count, first_few, is_clean, one_line, printable
 from otoscope.tables import decode_text
 
 LARGEST_BYTES = 64 * 2**20
@@ -80,8 +82,17 @@ def _parse(path: Path, read: Callable[[str], Iterable[Row]]) -> list[Row]:
         ElementTree.ParseError,
     ) as error:
         raise CorpusError(
-            f"{path} is not a {FORMATS[path.suffix.lower()]} ({one_line(error, 120)}); correct or remove it"
+            f"{path} is not a {FORMATS[path.suffix.lower()]} ({_fault(error)}); correct or remove it"
         ) from error
+
+
+def _fault(error: Exception) -> str:
+    """Return an error of a reader without words of Python."""
+    if isinstance(error, KeyError):
+        return f"{one_line(error, 120)} is missing"
+    if isinstance(error, TypeError | AttributeError):
+        return "a value is missing, or of another kind"
+    return one_line(error, 120).replace("could not convert string to float:", "no number:")
 
 
 def _require_valid(path: Path, intervals: Iterable[AnnotatedInterval]) -> None:
@@ -146,6 +157,8 @@ def _decode(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise CorpusError(f"{path} cannot be read ({error.strerror}); correct its permissions or remove it") from error
+    if data.startswith(b"ooBinaryFile"):
+        raise CorpusError(f"{path} is a binary file of Praat; save it as a text file")
     return decode_text(data, path)[0]
 
 
@@ -403,8 +416,9 @@ class AnnotationFolder:
     """Annotation files of a folder, found by the name of the recording.
 
     The file of `sung/ann_01.wav` is `sung/ann_01` or `ann_01` with an extension of `READERS`, or Raven's
-    `ann_01.Table.1.selections.txt`; a CTM file holds lines of any recording. Upper and lower case are alike. Beside
-    other formats, a `.txt` file without a tab is a transcript without times, which is not read.
+    `ann_01.Table.1.selections.txt`, in the folder or the only one in the same sub-folder of any; a CTM file holds lines
+    of any recording. Upper and lower case are alike. Beside other formats, a `.txt` file without a tab is a transcript
+    without times, which is not read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -414,7 +428,8 @@ class AnnotationFolder:
         self._by_name: dict[str, list[Path]] = {}
         self._tables: list[Path] = []
         self._transcripts: list[str] = []
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in READERS and path.is_file())
+        present = sorted(path for path in root.rglob("*") if path.is_file())
+        files = [path for path in present if path.suffix.lower() in READERS]
         is_mixed = any(path.suffix.lower() != ".txt" for path in files)
         for path in files:
             if is_mixed and path.suffix.lower() == ".txt" and _has_no_tab(path):
@@ -426,14 +441,19 @@ class AnnotationFolder:
             name = path.relative_to(root).with_suffix("").as_posix().lower()
             self._by_name.setdefault(_RAVEN_NAME.sub("", name), []).append(path)
         if not self._by_name and not self._tables:
+            others = Counter(path.suffix.lower() or "no extension" for path in present).most_common(MAX_SHOWN)
+            found = ", ".join(f"{number:,} {printable(extension)}" for extension, number in others)
             raise CorpusError(
-                f"no annotations under {root}: looked for {' '.join(sorted(READERS))}; correct corpus.annotations"
+                f"no annotations under {root}: looked for {' '.join(sorted(READERS))}; found {found or 'nothing'};"
+                " correct corpus.annotations, or convert them"
             )
+        stems = Counter(PurePosixPath(key).name for key in self._by_name)
+        self._only = {name: key for key in self._by_name if stems[name := PurePosixPath(key).name] == 1}
 
     def of(self, recording: str, *, rate_hz: int) -> list[AnnotatedInterval]:
         """Return the intervals of a recording by its path relative to the corpus; empty if it has no file."""
         name = PurePosixPath(recording).stem
-        found = list(self._of_tables.get(name, []))
+        found = list(self._of_tables.get(name.lower(), []))
         for path in self._by_name.get(self._key(recording), []):
             found += read_annotations(path, recording=name, rate_hz=rate_hz)
         return sorted(found)
@@ -499,13 +519,14 @@ class AnnotationFolder:
         return lines
 
     def _has(self, recording: str) -> bool:
-        return PurePosixPath(recording).stem in self._of_tables or self._key(recording) in self._by_name
+        return PurePosixPath(recording).stem.lower() in self._of_tables or self._key(recording) in self._by_name
 
     def _key(self, recording: str) -> str:
         """Return the name by which the files of a recording are found: with its folder if there are such files."""
-        name = PurePosixPath(recording).with_suffix("")
-        path = name.as_posix().lower()
-        return path if path in self._by_name else name.name.lower()
+        path = PurePosixPath(recording.lower()).with_suffix("")
+        only = self._only.get(path.name, "")
+        is_same = f"/{only}".endswith(f"/{path}") or f"/{path}".endswith(f"/{only}")
+        return next((key for key in (str(path), path.name) if key in self._by_name), only if is_same else path.name)
 
     @cached_property
     def _of_tables(self) -> dict[str, list[AnnotatedInterval]]:
@@ -515,7 +536,9 @@ class AnnotationFolder:
             rows = _parse(path, _ctm_lines)
             _require_valid(path, (interval for _, interval in rows))
             for name, interval in rows:
-                found.setdefault(name, []).append(interval)
+                known = PurePosixPath(name.lower())
+                key = known.stem if known.suffix in EXTENSIONS else str(known)
+                found.setdefault(key, []).append(interval)
         return found
 
 

@@ -26,6 +26,7 @@ from otoscope.corpus.datasets.manifest import ManifestCorpus
 from otoscope.corpus.health import count_suspects, health_summary
 from otoscope.corpus.listing import CorpusSpec, Listing
 from otoscope.corpus.selection import SelectableCorpus
+from otoscope.corpus.spelling import twin_notes
 from otoscope.corpus.splits import one_split_reason
 from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import CorpusError, quote
@@ -173,6 +174,7 @@ def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: List
         lines.append(
             f"warning: intervals that end after their recordings: {late:,} of {total:,}; they are cut or left out"
         )
+    lines += twin_notes("tiers", tiers) + twin_notes("annotations", sorted({label for _, label in labels}))
     return [*lines, *_skipped_labels(config, corpus, of_clip)]
 
 
