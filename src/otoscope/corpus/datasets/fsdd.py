@@ -83,7 +83,7 @@ class FsddCorpus(CorpusSpec, frozen=True, extra="forbid"):
         default=None,
         ge=2,
         le=40,
-        description="join so many recordings of one speaker to a clip, with 0.15 s between them and the words as "
+        description="join this many recordings of one speaker into a clip, with 0.15 s between them and the words as "
         "annotations; each recording is used once",
     )
 
