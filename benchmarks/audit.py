@@ -96,7 +96,7 @@ STUDY = Mariotte2025Settings(
 )
 OF_LAYERS = frozenset({
     "category_r2", "centre_layer", "earliest_layer", "layer_lead", "layer_lead_p", "layer_lead_of_blocks",
-    "sparsity_limit", "sparsity_knee", "effective_rank", "factor_entropy",
+    "sparsity_limit", "sparsity_knee", "effective_rank", "factor_entropy", "choosing_folds",
 })  # fmt: skip
 """Metrics of several layers or sparsities, or of the factors alone, which no single dictionary has."""
 

@@ -176,9 +176,9 @@ def test_effective_dimensions_are_those_of_the_first_fold_for_activations_and_co
         records = measure_representation(Features(units, units), of, HeldOutSettings(), ABOUT).records
         return [record.value for record in records if record.metric == "effective_latents"]
 
-    layer = as_of_folds(features, Splits(dictionaries="per_fold"), clips.folds)
+    layer = as_of_folds(features, clips.folds, own=True)
     assert sizes(layer) == pytest.approx(sizes(own), rel=0.05)
-    assert as_of_folds(features, Splits(), clips.folds) is features
+    assert as_of_folds(features, clips.folds, own=False) is features
     # the mean over folds has weights in more dimensions: activations would seem less compact than codes
     assert all(shared > 1.1 * one for shared, one in zip(sizes(features), sizes(layer), strict=True))
 

@@ -253,6 +253,13 @@ METRICS: Mapping[str, Metric] = _by_name(
         description="number of independent directions in which the factors vary",
     ),
     Metric(
+        name="choosing_folds",
+        unit="folds",
+        higher_is_better=None,
+        bounds=POSITIVE,
+        description="number of folds whose train and validation groups chose the layer",
+    ),
+    Metric(
         name="sparse_r2",
         bounds=R2,
         undefined_without_factors=True,

@@ -10,7 +10,6 @@ from jaxtyping import Float, Int
 
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
-from otoscope.corpus.splits import Splits
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.runs.inputs import Clips, Features
 from otoscope.runs.training import GridMember
@@ -111,15 +110,14 @@ def stack_folds(parts: Sequence[Float[np.ndarray, "clips _p"]]) -> Float[np.ndar
 
 
 def as_of_folds(
-    units: Float[np.ndarray, "*folds clips p"], splits: Splits, folds: int
+    units: Float[np.ndarray, "*folds clips p"], folds: int, *, own: bool
 ) -> Float[np.ndarray, "*folds clips p"]:
-    """Return a representation once for each fold where folds have dictionaries of their own, else as it is.
+    """Return a representation once for each fold where folds have dictionaries or layers of their own, else as it is.
 
     Weights of such a cross-fit are those of the first fold. A mean over folds has more weights that are not 0, so that
     activations would seem less compact than codes.
     """
-    shared = splits.dictionaries == "shared" or units.ndim == 3
-    return units if shared else np.broadcast_to(units, (folds, *units.shape))
+    return np.broadcast_to(units, (folds, *units.shape)) if own and units.ndim == 2 else units
 
 
 def train_mean(store: ActivationStore, layer: int, pooling: Pooling, clips: Clips) -> Float[np.ndarray, " width"]:

@@ -63,6 +63,8 @@ class ComparisonParts:
 
     experiment: StrictExperiment
     layer: int
+    of_folds: Sequence[int]
+    """Layer that each fold chose; empty if none was chosen."""
     layers: Mapping[int, CachedResult]
     main: CachedResult
     seeds: Mapping[GridMember, CachedResult]
@@ -87,7 +89,7 @@ class ComparisonParts:
 
     def _part(self, name: str, sources: list[CachedResult], make: Callable[[], ComputedResult]) -> CachedResult:
         inputs = [part.inputs for part in sources]
-        shared = self.experiment.shared, self.experiment.settings.min_r2, self.layer
+        shared = self.experiment.shared, self.experiment.settings.min_r2, self.layer, self.of_folds
         return CachedResult(name, fingerprint(*shared, inputs), make)
 
     def _read_arrays(self, part: CachedResult) -> Arrays:
@@ -192,7 +194,15 @@ class ComparisonParts:
 
         SAEs that differ only in their seed count as one.
         """
-        records, tasks = list[Record](), self.experiment.tasks
+        tasks, chosen = self.experiment.tasks, self.of_folds
+        groups = len(np.unique(self.experiment.targets.groups))
+        records = [
+            replace(
+                self.experiment.record_template(DENSE, layer),
+                metric="choosing_folds", split="valid", value=chosen.count(layer), n=len(chosen), groups=groups,
+            )
+            for layer in sorted(set(chosen))
+        ]  # fmt: skip
         parts: dict[GridMember, list[tuple[GridMember, CachedResult]]] = {}
         for member, part in self._measured_codes.items():
             parts.setdefault(replace(member, seed=0), []).append((member, part))

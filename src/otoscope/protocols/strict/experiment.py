@@ -1,7 +1,7 @@
 """Shared state of the protocol and the measurement of one representation, a matrix with one row per clip."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -114,6 +114,8 @@ class StrictExperiment:
 
     run: Context
     material: EvaluationInputs
+    fold_layers: tuple[int, ...] = ()
+    """Layer that each fold chose, where they differ; empty where all folds share one."""
 
     @property
     def settings(self) -> StrictSettings:
@@ -148,12 +150,20 @@ class StrictExperiment:
 
     def fold_members(self, member: GridMember) -> list[GridMember]:
         """Return the SAEs of the folds behind the scores of a member; none if the folds share it."""
-        return fold_members(member, self.run.config.splits, self.material.clips.folds)
+        own = fold_members(member, self.run.config.splits, self.material.clips.folds)
+        each = zip(own or [member] * len(self.fold_layers), self.fold_layers, strict=True)
+        return [replace(one, layer=layer) for one, layer in each] if self.fold_layers else own
 
     def units_of(self, member: GridMember, make: Callable[[GridMember], Units]) -> Units:
         """Return the representation made from an SAE, or that of each fold if folds have SAEs of their own."""
         folds = self.fold_members(member)
-        return stack_folds([make(one) for one in folds]) if folds else make(member)
+        made = {one: make(one) for one in dict.fromkeys(folds)}
+        return stack_folds([made[one] for one in folds]) if folds else make(member)
+
+    def units_of_layer(self, layer: int, make: Callable[[int], Units]) -> Units:
+        """Return the representation made from a layer, or from that of each fold if these differ."""
+        made = {one: make(one) for one in dict.fromkeys(self.fold_layers or (layer,))}
+        return stack_folds([made[one] for one in self.fold_layers]) if self.fold_layers else made[layer]
 
     def record_template(self, representation: str, layer: int, *, pooling: str = "mean") -> Record:
         """Return the record with the columns that all records of one representation share."""
@@ -181,17 +191,16 @@ class StrictExperiment:
             return self._measure(brought, about, full=full)
 
         depth = "full" if full else "linear"
-        return CachedResult(f"{strict.NAME}/{depth}/{name}", fingerprint(self.shared, depth, identity), make)
+        inputs = fingerprint(self.shared, self.fold_layers, depth, identity)
+        return CachedResult(f"{strict.NAME}/{depth}/{name}", inputs, make)
 
     def _measure(self, brought: UnitsWithRecords, about: Record, *, full: bool) -> ComputedResult:
         settings, targets = self.settings, self.targets
         repeat = Repetitions(settings.folds)
-        units, records, arrays = (
-            as_of_folds(with_noise_if_constant(brought.units, targets), self.run.config.splits, targets.clips.folds),
-            list(brought.records),
-            dict(brought.arrays),
-        )
-        held: list[float] = []
+        own = bool(self.fold_layers) or self.run.config.splits.dictionaries == "per_fold"
+        units = as_of_folds(with_noise_if_constant(brought.units, targets), targets.clips.folds, own=own)
+        records, arrays = list(brought.records), dict(brought.arrays)
+        held = np.zeros((targets.clips.folds, len(self.tasks)))
         for number, task in enumerate(self.tasks):
             answer = evaluate_task(task, units, split=targets.split, groups=targets.groups, repeat=repeat, about=about)
             records += answer.records
@@ -200,7 +209,7 @@ class StrictExperiment:
                 predicted = np.full(len(task.known), NOT_TESTED, dtype=np.int32)
                 predicted[answer.tested] = answer.says.argmax(axis=1)
                 arrays[predicted_key(task.name)] = predicted
-            held.append(answer.records[-1].value)
+            held[:, number] = answer.held
         if targets.names:
             linear = fit_ridge_scores(units, targets, folds=settings.folds)
             arrays |= {f"linear.{name}": value for name, value in linear._asdict().items()}
@@ -210,7 +219,7 @@ class StrictExperiment:
             found = score_representation(units, targets, settings)
             records += factor_records(found.lasso, targets, about)
             arrays |= found.to_arrays()
-        return ComputedResult(records, {**arrays, "tasks": np.asarray(held, dtype=np.float64)})
+        return ComputedResult(records, {**arrays, "tasks": held})
 
 
 def with_noise_if_constant(units: Units, targets: FactorTargets) -> Units:

@@ -114,10 +114,10 @@ def predicted_share_records(
 
 
 class RidgeScores(NamedTuple):
-    """Ridge scores per factor: squared error and deviation by test group, cross-validated R2, null of the test R2."""
+    """Ridge scores per factor: squared error and deviation by test group, R2 over folds of the others, null of R2."""
 
     squares: Float[np.ndarray, "groups factors 2"]
-    held_r2: Float[np.ndarray, " factors"]
+    held_r2: Float[np.ndarray, "folds factors"]
     null_mean: Float[np.ndarray, " factors"]
     null_high: Float[np.ndarray, " factors"]
 
@@ -127,7 +127,8 @@ def fit_ridge_scores(
 ) -> RidgeScores:
     """Fit every factor by ridge regression; a group or factor without clips has sums of 0."""
     tried = [_predict(own, targets, split, folds) for own, split in each_fold(units, targets.split)]
-    guesses, centre, held = (mean_known(np.stack(part)) for part in zip(*tried, strict=True))
+    guesses, centre = (mean_known(np.stack([one[i] for one in tried])) for i in (0, 1))
+    held = np.stack([of_others for _, _, of_others in tried])
     test_rows = in_split(targets.split, "test")
     squares = np.nan_to_num(np.stack([(targets.values - guesses) ** 2, (targets.values - centre) ** 2], axis=-1))
     found = score_factors(targets.values, guesses, centre, targets.groups, seed=seed)

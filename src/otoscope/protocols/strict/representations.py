@@ -47,7 +47,7 @@ def dense_part(experiment: StrictExperiment, layer: int, *, full: bool) -> Cache
         f"layer{layer:02d}-dense",
         experiment.record_template(DENSE, layer),
         DENSE,
-        lambda: store.pooled(layer),
+        lambda: experiment.units_of_layer(layer, store.pooled) if full else store.pooled(layer),
         full=full,
     )
 
@@ -103,7 +103,7 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
         **{n: lambda one, n=n: fitted_units(n, store, one, clips) for n in FITTED},
         **{n: lambda one, n=n: FROM_CODES[n](_codes(experiment, one, store), seed=one.seed) for n in FROM_CODES},
     }
-    folds = len(experiment.fold_members(member))
+    folds = [one.sae_id for one in experiment.fold_members(member)]
     rests_on = _trained(experiment, member) if name in FROM_CODES else [FITTED_ROWS, member.sae_id, folds]
     part = f"layer{member.layer:02d}-m{member.latents}-k{member.k}-seed{member.seed}-{name}"
     units = partial(experiment.units_of, member, makers[name])
@@ -138,12 +138,12 @@ def start_part(experiment: StrictExperiment, member: GridMember) -> CachedResult
 def untrained_part(experiment: StrictExperiment, layer: int, store: ActivationStore) -> CachedResult:
     """Return the part for the same layer of an untrained encoder."""
     name = "untrained"
-    identity = store.content_id(layer)
+    identity = [store.content_id(one) for one in sorted({layer, *experiment.fold_layers})]
     return experiment.measurement(
         f"layer{layer:02d}-{name}",
         experiment.record_template(name, layer),
         identity,
-        lambda: store.pooled(layer),
+        lambda: experiment.units_of_layer(layer, store.pooled),
         full=True,
     )
 
@@ -190,7 +190,8 @@ def train_missing(experiment: StrictExperiment, store: ActivationStore, members:
 
 
 def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore:
-    """Return activations of one layer of the untrained encoder, extracted once per run."""
+    """Return activations of the layer (of each fold) of the untrained encoder, extracted once per run."""
+    layers = sorted({layer, *experiment.fold_layers})
     config, folder, watch = experiment.run.config, experiment.run.folder, experiment.run.progress
     directory = folder.root / "untrained"
     context = "short" if experiment.settings.untrained_context == "short" else config.extract.context
@@ -201,7 +202,7 @@ def untrained_store(experiment: StrictExperiment, layer: int) -> ActivationStore
 
     def write() -> None:
         with task(watch, "extracting from the untrained encoder", corpus.clips.height, "clips"):
-            for progress in iter_extract(corpus, encoder, directory, layers=[layer], dtype=config.extract.dtype):
+            for progress in iter_extract(corpus, encoder, directory, layers=layers, dtype=config.extract.dtype):
                 watch.advance(progress.clips_new, note=f"{progress.times_real_time:.1f} x real time")
 
     try:

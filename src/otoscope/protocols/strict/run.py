@@ -1,6 +1,7 @@
 """Steps of the protocol: measure every layer, choose layer and sparsity, train, measure in full, compare.
 
-Layer and sparsity are chosen by cross-validation on train and validation groups; test groups are not used.
+Layer and sparsity are chosen by cross-validation on train and validation groups; test groups are not used. In a
+cross-fit each fold chooses its layer on its own train and validation groups, and the sparsity is chosen on their mean.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +13,7 @@ from jaxtyping import Float
 
 from otoscope.artifacts import fingerprint
 from otoscope.errors import ArtifactError, ConfigError
+from otoscope.formatting import count
 from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.protocols.strict import representations
 from otoscope.protocols.strict.compare import ComparisonParts
@@ -32,26 +34,26 @@ from otoscope.runs.training import GridMember, read_trained_card, training_grid
 
 
 class HeldOutScores(NamedTuple):
-    """Cross-validated scores of one representation: R2 of factors and scores of tasks."""
+    """Cross-validated scores of one representation in each fold: R2 of factors and scores of tasks."""
 
-    factors: Float[np.ndarray, " factors"]
-    tasks: Float[np.ndarray, " tasks"]
+    factors: Float[np.ndarray, "folds factors"]
+    tasks: Float[np.ndarray, "folds tasks"]
 
     @property
-    def scores(self) -> Float[np.ndarray, " scores"]:
+    def scores(self) -> Float[np.ndarray, "folds scores"]:
         """Scores of the factors, or of the tasks if there are no factors, clipped at 0."""
-        scores = self.factors if len(self.factors) else self.tasks
-        return np.nan_to_num(np.maximum(scores, 0))
+        return np.maximum(np.nan_to_num(self.factors if self.factors.shape[1] else self.tasks, neginf=0.0), 0)
 
 
-def best_layer(found: Mapping[int, HeldOutScores]) -> int:
-    """Return the layer whose dense activations score highest on average; ties go to the lowest.
+def best_layers(found: Mapping[int, HeldOutScores]) -> list[int]:
+    """Return, for each fold, the layer whose dense activations score highest on average; ties go to the lowest.
 
-    >>> scores = {1: np.array([0.2, 0.4]), 2: np.array([0.5, 0.3])}
-    >>> best_layer({layer: HeldOutScores(r2, np.array([])) for layer, r2 in scores.items()})
-    2
+    >>> scores = {1: np.array([[0.2, 0.4], [0.5, 0.5]]), 2: np.array([[0.5, 0.3], [0.1, 0.2]])}
+    >>> best_layers({layer: HeldOutScores(r2, np.zeros((2, 0))) for layer, r2 in scores.items()})
+    [2, 1]
     """
-    return max(sorted(found), key=lambda layer: float(found[layer].scores.mean()))
+    layers = sorted(found)
+    return [layers[i] for i in np.argmax([found[layer].scores.mean(axis=1) for layer in layers], axis=0)]
 
 
 def sparsest_within_error(found: Mapping[float, HeldOutScores], *, independent: float) -> float:
@@ -61,11 +63,12 @@ def sparsest_within_error(found: Mapping[float, HeldOutScores], *, independent: 
     error is that of the mean difference from the best sparsity over factors or tasks. Their number is `independent`,
     the effective rank of the factors.
     """
-    mean = {sparsity: float(held.scores.mean()) for sparsity, held in found.items()}
+    scores = {sparsity: held.scores.mean(axis=0) for sparsity, held in found.items()}
+    mean = {sparsity: float(of.mean()) for sparsity, of in scores.items()}
     best = max(sorted(found, reverse=True), key=lambda sparsity: mean[sparsity])
 
     def loses(sparsity: float) -> bool:
-        lost = found[best].scores - found[sparsity].scores
+        lost = scores[best] - scores[sparsity]
         error = lost.std(ddof=1) / np.sqrt(max(independent, 1.0)) if len(lost) > 1 else 0.0
         return bool(lost.mean() > error)
 
@@ -113,7 +116,7 @@ class StrictRun:
     def compute(self) -> None:
         """Compute every part that is not up to date."""
         self.parts.clear()
-        experiment = self.experiment
+        experiment = self.experiment = replace(self.experiment, fold_layers=())
         if not experiment.targets.names and not experiment.tasks:
             raise ConfigError(
                 "evaluate.protocols: strict has nothing to ask: the corpus has neither labels that can be probed nor "
@@ -122,7 +125,9 @@ class StrictRun:
         report_plan(experiment)
         layers = {layer: dense_part(experiment, layer, full=False) for layer in experiment.material.store.layers}
         self._ensure(layers.values(), "reading layers")
-        layer = self._choose_layer(layers)
+        layer, of_folds = self._choose_layer(layers)
+        if len(set(of_folds)) > 1:
+            experiment = self.experiment = replace(experiment, fold_layers=tuple(of_folds))
         grid = [m for m in self._grid() if m.layer == layer]
         by_sparsity = {member.sparsity: codes_part(experiment, member, full=False) for member in grid}
         self._ensure(by_sparsity.values(), "reading codes")
@@ -143,7 +148,9 @@ class StrictRun:
         self._ensure([main, *seed_parts.values(), *baselines.values()], "comparing in full")
         self._drop({layers[layer].name, *(codes_part(experiment, member, full=False).name for member in seeds)})
         same_layer = {member: by_sparsity[member.sparsity] for member in grid}
-        comparison = ComparisonParts(experiment, layer, layers, main, seed_parts, baselines, limit_parts, same_layer)
+        comparison = ComparisonParts(
+            experiment, layer, of_folds, layers, main, seed_parts, baselines, limit_parts, same_layer
+        )
         self._ensure(comparison.parts(), "summing up", unit="comparisons")
 
     def _ensure(self, parts: Iterable[CachedResult], title: str, unit: str = "representations") -> None:
@@ -166,15 +173,22 @@ class StrictRun:
         grid = training_grid(config, self.experiment.material.store.layers)
         return [m for m in grid if (m.pooling, m.preset, m.latents, m.seed) == first]
 
-    def _choose_layer(self, dense: dict[int, CachedResult]) -> int:
-        """Return the configured layer, or the one whose dense activations score best."""
-        configured = self.experiment.settings.layer
-        if configured != "chosen":  # the configuration check ensures that it has an SAE
-            return configured
+    def _choose_layer(self, dense: dict[int, CachedResult]) -> tuple[int, list[int]]:
+        """Return the layer that most folds choose, the lowest of equals, and that of each fold if they choose."""
+        configured, say = self.experiment.settings.layer, self.experiment.run.progress.message
         trained = sorted({member.layer for member in self._grid()})
-        layer = best_layer({layer: self._held_out_scores(dense[layer]) for layer in trained})
-        self.experiment.run.progress.message(f"  layer {layer} reads most on groups left out; it is compared in full")
-        return layer
+        if configured != "chosen":  # the configuration check ensures that it has an SAE
+            return configured, []
+        if len(trained) == 1:
+            say(f"  layer {trained[0]} is compared in full; no other has dictionaries")
+            return trained[0], []
+        of_folds = best_layers({layer: self._held_out_scores(dense[layer]) for layer in trained})
+        layer = max(trained, key=of_folds.count)
+        folds = "" if len(of_folds) == 1 else f" of {of_folds.count(layer)} of {len(of_folds)} folds"
+        say(f"  layer {layer} reads most on groups left out{folds}; it is compared in full")
+        for other in sorted(set(of_folds) - {layer}):
+            say(f"  layer {other} takes its place in {count(of_folds.count(other), 'fold')}")
+        return layer, of_folds
 
     def _choose_sparsity(self, found: dict[float, CachedResult]) -> float:
         configured = self.experiment.settings.sparsity
@@ -195,7 +209,8 @@ class StrictRun:
 
     def _held_out_scores(self, part: CachedResult) -> HeldOutScores:
         arrays = read_arrays(self.experiment.run.folder.parts, part)
-        return HeldOutScores(arrays.get("linear.held_r2", np.zeros(0)), arrays["tasks"])
+        tasks = arrays["tasks"]
+        return HeldOutScores(arrays.get("linear.held_r2", np.zeros((len(tasks), 0))), tasks)
 
     def _baselines(self, chosen: GridMember, presets: Mapping[str, GridMember]) -> dict[str, CachedResult]:
         experiment = self.experiment

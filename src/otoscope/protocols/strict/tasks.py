@@ -61,13 +61,14 @@ class Task:
 class TaskResult(NamedTuple):
     """Records of one task, the sums per test group that its score is computed from, and the predicted outputs.
 
-    `tested` are the rows of the predictions `says`.
+    `tested` are the rows of the predictions `says`, `held` the score of each fold on its own fitted groups.
     """
 
     records: list[Record]
     sums: Float[np.ndarray, "groups outputs figures"]
     tested: Int[np.ndarray, " test"]
     says: Float[np.ndarray, "test outputs"]
+    held: Float[np.ndarray, " folds"]
 
 
 class Repetitions(NamedTuple):
@@ -147,6 +148,7 @@ def evaluate_task(
     In a cross-fit every fold has its own reader and penalty; the predictions of all folds are scored together.
     """
     answers = [_read(task, own, one, groups, repeat.folds) for own, one in each_fold(features, split)]
+    held_scores = np.asarray([answer.held for answer in answers])
     answers = [answer for answer in answers if len(answer.rows)] or answers[:1]
     test = np.concatenate([answer.rows for answer in answers])
     says = np.concatenate([answer.says for answer in answers])
@@ -170,7 +172,7 @@ def evaluate_task(
     fitted = task.known & (in_split(split, "train") | in_split(split, "valid"))
     held = replace(shared, split="valid", value=float(np.mean([answer.held for answer in answers])))
     on_valid = replace(held, n=int(fitted.sum()), groups=len(np.unique(groups[fitted])))
-    return TaskResult([on_test, on_valid], sums, test, says)
+    return TaskResult([on_test, on_valid], sums, test, says, held_scores)
 
 
 class _Answer(NamedTuple):

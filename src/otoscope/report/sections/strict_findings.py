@@ -17,7 +17,7 @@ from otoscope.report.estimates import (
     interval,
     seed_range,
 )
-from otoscope.report.evidence import chosen_on
+from otoscope.report.evidence import choices
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
@@ -152,8 +152,9 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
     if main is None:
         return []
     strict = ((run.config.get("evaluate") or {}).get("strict")) or {}
-    chosen = [name for name in ("layer", "sparsity") if strict.get(name, "chosen") == "chosen"]
-    how = f" ({comma_list(chosen)} chosen {chosen_on(run.clips)})" if chosen else ""
+    asked = {name: strict.get(name, "chosen") == "chosen" for name in ("layer", "sparsity")}
+    how = choices(results.where(metric="choosing_folds").rows, run.clips, **asked)
+    how = f" ({how})" if how else ""
     text = (
         f"Layer {results.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{how}."
