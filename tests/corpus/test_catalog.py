@@ -123,7 +123,7 @@ def test_segments_listed_twice_are_refused(record, tmp_path):
         ({"kind": "foldr", "root": "x"}, "no corpus kind 'foldr'; did you mean folder"),
         ({"kind": 3}, "no corpus kind 3"),
         (
-            {"kind": "synth", "tiers": ["words"]},
+            {"kind": "fsdd", "root": "x", "tiers": ["words"]},
             "corpus: tiers chooses among annotations; set annotations to their folder",
         ),
         ({"kind": "fsdd"}, r"corpus\.root is missing \(folder of the recordings\)"),

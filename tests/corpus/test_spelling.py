@@ -85,14 +85,6 @@ def test_clean_listing_refuses_what_no_page_can_show(columns: dict[str, list[obj
         clean_listing(listing(["a", " "]))
 
 
-def test_clean_listing_refuses_a_segment_that_is_listed_twice() -> None:
-    rows = [{"path": "a.wav", "group": "x", "start_s": 1.0}, {"path": "a.wav", "group": "y", "start_s": 1.0}]
-    twice = Listing("test", Path("recordings"), "unknown", "", listing_table(rows))
-    with pytest.raises(CorpusError, match=r"'a\.wav' is listed 2 times as the same segment, with different columns"):
-        clean_listing(twice)
-    assert clean_listing(twice._replace(clips=twice.clips.head(1))).clips.height == 1
-
-
 def test_clean_listing_has_no_notes_on_groups_that_are_files() -> None:
     given = listing(["a"] * 3)
     paths = ["A.wav", "a.wav", "Zoe\u0308.wav"]

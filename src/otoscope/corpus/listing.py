@@ -159,18 +159,14 @@ def find_audio(root: Path) -> AudioFiles:
     if not found:
         looked_for = f"looked for {' '.join(sorted(readable))}"
         raise CorpusError(f"no audio under {root}: {looked_for}; {'; '.join(notes) or 'found nothing'}")
-    unnamed = [
-        (printable(path, lines=False), f"the file's name {_problem_of(path)}; rename it")
-        for path in found
-        if not is_clean(path)
-    ]
+    unnamed = [(printable(path, lines=False), _problem_of(path)) for path in found if not is_clean(path)]
     return AudioFiles(sorted(filter(is_clean, found)), set_aside_table(sorted(unnamed)), tuple(notes))
 
 
 def _problem_of(name: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in name):
-        return "is not valid UTF-8"
-    return "has a control character, such as a line break"
+    is_text = not any("\ud800" <= character <= "\udfff" for character in name)
+    problem = "has a control character, such as a line break" if is_text else "is not valid UTF-8"
+    return f"the file's name {problem}; rename it"
 
 
 PASSED_OVER = {
@@ -264,10 +260,10 @@ def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
     for folder, below, files in os.walk(root, followlinks=True, onerror=on_error):
         current = Path(folder)
         real = current.resolve()
-        again = (
-            [current] if real in entered else [path for name in below if _leads_back(path := current / name, real_root)]
+        again = {path for name in below if _leads_back(path := current / name, real_root)}
+        passed_over["repeated"].extend(
+            str(path.relative_to(root)) for path in ({current} if real in entered else again)
         )
-        passed_over["repeated"].extend(path.relative_to(root).as_posix() for path in again)
         if real in entered:
             below.clear()
             continue

@@ -52,7 +52,6 @@ def clean_listing(listing: Listing) -> Listing:
     if (without := clips["group"].is_null().arg_true()).len():
         path = clips["path"][int(without[0])]
         raise CorpusError(f"{count(len(without), 'clip')} without a group, such as {path}; give every clip a group")
-    _check_unique(clips)
     return listing._replace(clips=_without_nan(clips), notes=tuple(notes))
 
 
@@ -139,18 +138,6 @@ def _check_values(clips: pl.DataFrame, column: str, clean: dict[str, str]) -> No
                 else f"contains a control character ({tidy[:40]!a}); remove it"
             )
             raise CorpusError(f"{column} of {quote(printable(path))} {problem}")
-
-
-def _check_unique(clips: pl.DataFrame) -> None:
-    segment = [name for name in ("path", "start_s", "duration_s", "channel") if name in clips.columns]
-    repeated = clips.filter(clips.select(segment).is_duplicated())
-    if not repeated.is_empty():
-        path = repeated["path"][0]
-        rows = repeated.filter(path=path)
-        kind = "with different columns" if rows.unique().height > 1 else "with equal columns"
-        raise CorpusError(
-            f"{quote(path)} is listed {rows.height} times as the same segment, {kind}; keep one row per clip"
-        )
 
 
 def _without_nan(clips: pl.DataFrame) -> pl.DataFrame:

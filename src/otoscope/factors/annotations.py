@@ -55,7 +55,7 @@ def read_annotations(path: Path, *, recording: str, rate_hz: int) -> list[Annota
     Raises `CorpusError` for another format, text that does not fit its format, times that are negative, not finite or
     reversed.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader, _ = READERS.get(path.suffix.lower(), (None, ""))
     if reader is None:
         raise CorpusError(f"{path} has no known annotation format; {suggest(path.suffix.lower(), READERS)}")
     found = [one for one in _parse(path, lambda text: reader(text, recording, rate_hz)) if one.label]
@@ -82,7 +82,7 @@ def _parse(path: Path, read: Callable[[str], Iterable[Row]]) -> list[Row]:
         ElementTree.ParseError,
     ) as error:
         raise CorpusError(
-            f"{path} is not a {FORMATS[path.suffix.lower()]} ({_fault(error)}); correct or remove it"
+            f"{path} is not a {READERS[path.suffix.lower()][1]} ({_fault(error)}); correct or remove it"
         ) from error
 
 
@@ -275,10 +275,10 @@ def _raven(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterva
         if key in seen and "selection" in row:  # one row per view of the same selection
             continue
         seen.add(key)
-        if len(files) > 1 and PurePath(row["begin file"]).stem.lower() != recording.lower():
+        if len(files) > 1 and PurePath(row["begin file"]).stem.lower() not in ("", recording.lower()):
             continue
         if offset := row.get("file offset (s)"):
-            start_s, end_s = float(offset.replace(",", ".")), float(offset.replace(",", ".")) + end_s - start_s
+            start_s, end_s = (time_s - start_s + float(offset.replace(",", ".")) for time_s in (start_s, end_s))
         if not tiers:
             yield AnnotatedInterval("selections", start_s, end_s, "selection")
         for tier in tiers:
@@ -389,27 +389,16 @@ def _timit(tier: str) -> Reader:
     return read
 
 
-READERS: dict[str, Reader] = {
-    ".textgrid": _textgrid,
-    ".txt": _text_table,
-    ".jams": _jams,
-    ".eaf": _elan,
-    ".ctm": _ctm,
-    ".phn": _timit("phones"),
-    ".wrd": _timit("words"),
+READERS: dict[str, tuple[Reader, str]] = {
+    ".textgrid": (_textgrid, "TextGrid of Praat"),
+    ".txt": (_text_table, "label file of Audacity or selection table of Raven"),
+    ".jams": (_jams, "JAMS file"),
+    ".eaf": (_elan, "file of ELAN"),
+    ".ctm": (_ctm, "CTM file"),
+    ".phn": (_timit("phones"), "phone file of TIMIT"),
+    ".wrd": (_timit("words"), "word file of TIMIT"),
 }
-"""Reader of each extension, in lower case."""
-
-FORMATS = {
-    ".textgrid": "TextGrid of Praat",
-    ".txt": "label file of Audacity or selection table of Raven",
-    ".jams": "JAMS file",
-    ".eaf": "file of ELAN",
-    ".ctm": "CTM file",
-    ".phn": "phone file of TIMIT",
-    ".wrd": "word file of TIMIT",
-}
-"""Format of each extension, in words."""
+"""Reader and name of the format of each extension, in lower case."""
 
 
 class AnnotationFolder:

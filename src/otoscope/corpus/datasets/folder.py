@@ -39,8 +39,8 @@ _PREFIXES = ("label_", "factor_")
 class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     """Every audio file under `root`; labels, factors and groups come from sub-folders or from a pattern in the names.
 
-    >>> FolderCorpus(root="recordings", group_pattern=r"(?P<group>[^_/]+)_[^/]*$").group_of("sung/ann_01.wav")
-    'ann'
+    >>> FolderCorpus(root="recordings", group_pattern=r"(?P<group>[^_/]+)_[^/]*$").class_of("sung/ann_01.wav")
+    'sung'
     """
 
     kind: Literal["folder"] = "folder"
@@ -105,10 +105,6 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
         """Source of the label `class`."""
         labelled = self.pattern is not None and any(name.startswith("label_") for name in check_pattern(self.pattern))
         return self.class_from or ("none" if labelled else "top")
-
-    def group_of(self, path: str) -> str | None:
-        """Return the group of a relative path; None where the pattern does not match."""
-        return self._groups([path], self._fields([path]))[0]
 
     def class_of(self, path: str) -> str | None:
         """Return the class of a relative path by its folders; None for a file directly in `root`."""
