@@ -101,6 +101,16 @@ def ends(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
     return f"{tell(row['low'])} to {tell(row['high'])}"
 
 
+def in_brackets(row: Mapping[str, Any]) -> str:
+    """Return a row's interval in brackets, after a blank; empty without one.
+
+    >>> in_brackets({"low": 0.6, "high": 0.75}), in_brackets({"low": None, "high": None})
+    (' (0.60 to 0.75)', '')
+    """
+    shown = ends(row, lambda end: decimal(end, 2))
+    return f" ({shown})" if shown != "no interval" else ""
+
+
 def interval_text(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
     r"""Return a row's interval with its name; empty without one.
 

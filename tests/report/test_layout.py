@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from otoscope.report.layout import PageSection, breakable, render_page, templates, with_code
 from otoscope.report.tables import csv_download
+from otoscope.tables import format_csv
 from tests.support.page_reader import read_page
 
 texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]))
@@ -50,6 +52,15 @@ def test_render_page_escapes_titles_and_paragraphs() -> None:
     assert len(reading.all("script")) == 4
     assert reading.section("one").count(hostile) == 2
     assert hostile in reading.all("h1")[0].text
+
+
+def test_csv_download_packs_large_tables() -> None:
+    rows = pl.DataFrame({"value": [i / 7 for i in range(10_000)]})
+    packed = csv_download(rows, "rows")
+    kind, data = packed.href.split(",", 1)
+    assert (kind, packed.name) == ("data:application/gzip;base64", "rows.csv.gz")
+    assert gzip.decompress(base64.b64decode(data)).decode() == format_csv(rows)
+    assert csv_download(rows.head(1000), "rows").name == "rows.csv"
 
 
 def test_csv_download_keeps_quotes_and_commas_of_headers() -> None:

@@ -8,6 +8,7 @@ import polars as pl
 from otoscope.artifacts import write_table
 from otoscope.explain.splice_scores import SCORES
 from otoscope.report import read_run, write_report
+from otoscope.report.figures.latents import splice
 from otoscope.report.sections.splice import splice_sentences
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -43,14 +44,25 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     said = page.section("splice").replace("\u00a0", " ")
     assert "In 20 clips of 3 test groups, layer 3 was replaced" in said
     assert "Recovered of the cosine between frames" in said
-    assert "(untouched 0.90, mean-ablated 0.20): 90 % by the SAE's reconstruction (to 0.80, " in said
-    assert "95 % interval 70 % to 95 %); 25 % by random atoms with the same sparsifier (to 0.80, no interval)." in said
-    assert "100 % by the SAE's reconstruction (to 0.90, 95 % interval 84 % to 100 %)" in said
+    assert "(untouched 0.90, mean-ablated 0.20): reconstruction 90 % (to 0.80, " in said
+    assert "95 % interval 70 % to 95 %); random atoms 25 % (to 0.80, no interval)." in said
+    assert "reconstruction 100 % (to 0.90, 95 % interval 84 % to 100 %)" in said
     assert "The accuracy of a probe for vowel on the last layer" in said
     assert "is 0.90 untouched and 0.20 mean-ablated, but the interval of this difference over 3 test groups" in said
-    assert "includes 0. No share is defined: 0.80 with the SAE's" in said
+    assert "includes 0. No share is defined: reconstruction 0.80." in said
     assert "is 0.15 untouched and 0.30 mean-ablated: on these clips there is nothing that the ablation takes" in said
     assert page.mistakes == []
+
+
+def test_an_interval_over_two_groups_is_not_printed(tmp_path: Path) -> None:
+    make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    rows = pl.DataFrame([row("sae", "cosine", 0.9, target="", groups=2, low=-4.0, high=6.0)], schema=SCORES)
+    write_table(tmp_path / "explain" / "splice.parquet", rows)
+    _, shown = (said.replace("\u00a0", " ") for said in splice_sentences(read_run(tmp_path)))
+    assert "reconstruction 90 % (to 0.80, too few groups for an interval)." in shown
+    figure = splice(rows)
+    assert figure is not None
+    assert "-4" not in str(figure.panels[0].chart.to_dict()["layer"])
 
 
 def test_page_says_what_other_sparsities_recover(tmp_path: Path) -> None:
@@ -63,7 +75,7 @@ def test_page_says_what_other_sparsities_recover(tmp_path: Path) -> None:
     ]
     write_table(tmp_path / "explain" / "splice.parquet", pl.DataFrame(rows, schema=SCORES))
     _, shown, others = (said.replace("\u00a0", " ") for said in splice_sentences(read_run(tmp_path)))
-    assert "40 % by the SAE's reconstruction (to 0.80, 95 % interval 70 % to 95 %)." in shown  # and nothing else
+    assert "reconstruction 40 % (to 0.80, 95 % interval 70 % to 95 %)." in shown  # and nothing else
     assert others == (
         "Recovered of the word error rate of transcripts by the dictionaries of this layer: 40 % at k = 20 and 80 % at "
         "k = 80."

@@ -5,6 +5,7 @@ import polars as pl
 
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import curve, intervals, layered, series_colour
+from otoscope.resampling.intervals import MIN_GROUPS
 
 MAX_CARDS = 10
 """Cards shown: those with the best blind scores."""
@@ -123,8 +124,8 @@ def splice(rows: pl.DataFrame | None) -> Figure | None:
         title="Share that the encoder recovers with the layer replaced",
         caption=(
             "0: as with the layer's mean frame, 1: as with the untouched layer, by the number of active latents per "
-            "frame k, with 95 % intervals over groups, clipped to -0.5 and 1.5. Quantities that the mean frame does "
-            "not harm beyond noise have no share."
+            "frame k, with 95 % intervals over three or more groups, clipped to -0.5 and 1.5. Quantities that the mean "
+            "frame does not harm beyond noise have no share."
         ),
         panels=panels,
         table=rows,
@@ -134,7 +135,7 @@ def splice(rows: pl.DataFrame | None) -> Figure | None:
 
 
 def _shares(rows: pl.DataFrame, names: list[str]) -> Chart:
-    clipped = rows.with_columns(pl.col("low", "high").clip(-0.5, 1.5))
+    clipped = rows.with_columns(pl.when(pl.col("groups") >= MIN_GROUPS).then(pl.col("low", "high").clip(-0.5, 1.5)))
     base = alt.Chart(clipped).encode(x=alt.X("k:O").title("k"), color=series_colour(names))
     title = "share recovered"
     y = alt.Y("recovered:Q").title(title).scale(domain=[-0.5, 1.5], clamp=True)

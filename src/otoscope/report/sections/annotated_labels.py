@@ -8,7 +8,7 @@ import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
 from otoscope.explain.annotated_labels import ALPHA, TOO_FEW
-from otoscope.formatting import count, decimal, first_few, known
+from otoscope.formatting import count, decimal, first_few, in_brackets
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Download, csv_download, seed_sentence
@@ -72,12 +72,11 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
         same = scores.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
         others = dict(same.select("unit", "f1").iter_rows())
         heard = examples.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
-        interval = f" ({decimal(row['f1_low'], 2)} to {decimal(row['f1_high'], 2)})" if known(row["f1_low"]) else ""
         rows.append(
             LabelRow(
                 label=f"{row['tier']}: {row['label']}" if tiers else row["label"],
                 latent=str(row["number"]),
-                f1=decimal(row["f1"], 2) + interval,
+                f1=decimal(row["f1"], 2) + in_brackets({"low": row["f1_low"], "high": row["f1_high"]}),
                 chance=decimal(row["f1_null_high"], 2),
                 unit=decimal(others["dense"], 2),
                 cluster=decimal(others["cluster"], 2),

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.artifacts import resolve_inside
-from otoscope.formatting import comma_list, count, decimal, known, percent
+from otoscope.formatting import comma_list, count, decimal, in_brackets, known, percent
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Table, table
@@ -85,8 +85,8 @@ def _occlusion(means: Mapping[str, Mapping[str, Any]]) -> str:
         for name, title in titles.items()
     ]
     deletion, insertion = means["deletion_lead"], means["insertion_lead"]
-    leads = f"leads {decimal(deletion['value'], 2)}{_interval(deletion)} and "
-    leads += f"{decimal(insertion['value'], 2)}{_interval(insertion)}"
+    leads = f"leads {decimal(deletion['value'], 2)}{in_brackets(deletion)} and "
+    leads += f"{decimal(insertion['value'], 2)}{in_brackets(insertion)}"
     if not known(deletion["low"]):
         verdict = f"The comparison with the spectrogram has no interval ({leads})."
     elif min(deletion["low"], insertion["low"]) > 0:
@@ -108,9 +108,5 @@ def _masked(means: Mapping[str, Mapping[str, Any]]) -> str:
         "share of the clip's summed activation that is left, random the same for regions of equal area and similar "
         f"energy, moved in time. Mean over {count(own['clips'], 'clip')} of {count(own['groups'], 'test group')}: "
         f"{decimal(own['value'], 2)} against {decimal(random['value'], 2)}, a difference of "
-        f"{decimal(lead['value'], 2)}{_interval(lead)}."
+        f"{decimal(lead['value'], 2)}{in_brackets(lead)}."
     )
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    return f" ({decimal(row['low'], 2)} to {decimal(row['high'], 2)})" if known(row["low"]) else ""

@@ -7,7 +7,7 @@ import polars as pl
 
 from otoscope.explain.readouts import FACTOR, GROUP
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import comma_list, count, decimal, known, percent
+from otoscope.formatting import comma_list, count, decimal, ends, in_brackets, known, percent
 from otoscope.report.figures.interventions import ENCODERS, ERASERS, TECHNIQUES
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import TextAndTable, seed_sentence, table
@@ -62,7 +62,7 @@ def _compared(own: pl.DataFrame) -> pl.DataFrame:
                 continue
             one = same.row(0, named=True)
             row["latent"] = one["latent"]
-            row |= {name: decimal(one["effect"], 2) + _interval(one), f"{name}: others": one["side"]}
+            row |= {name: decimal(one["effect"], 2) + in_brackets(one), f"{name}: others": one["side"]}
         found.append(row)
     schema = {"latent": pl.Int64(), "added: others": pl.Float64(), "ablated: others": pl.Float64()}
     return pl.DataFrame(found, schema_overrides=schema)
@@ -91,8 +91,8 @@ def _verdict(differences: pl.DataFrame) -> str:
 
 
 def _difference(row: Mapping[str, Any]) -> str:
-    ends = f"{decimal(row['low'], 2)} to {decimal(row['high'], 2)}"
-    return f"{TECHNIQUES[row['rival']]} (difference {decimal(row['difference'], 2)}, {ends})"
+    interval = ends(row, lambda end: decimal(end, 2))
+    return f"{TECHNIQUES[row['rival']]} (difference {decimal(row['difference'], 2)}, {interval})"
 
 
 def erasure(run: RunData) -> TextAndTable | None:
@@ -148,8 +148,8 @@ def _erasure_verdict(rows: pl.DataFrame) -> str:
     where = "Over all labels and groups" if scope == "all" else f"Among the classes of {scope}"
     by_technique = {row["technique"]: row for row in rows.iter_rows(named=True)}
     own, beyond, linear = (by_technique[name] for name in ("latents", "latents - random_latents", "leace"))
-    numbers = f"dominance {decimal(own['dominance'], 2)}{_interval(own)}, LEACE {decimal(linear['dominance'], 2)}"
-    difference = f"{decimal(beyond['dominance'], 2)}{_interval(beyond)} more than random latents"
+    numbers = f"dominance {decimal(own['dominance'], 2)}{in_brackets(own)}, LEACE {decimal(linear['dominance'], 2)}"
+    difference = f"{decimal(beyond['dominance'], 2)}{in_brackets(beyond)} more than random latents"
     if not known(beyond["low"]):
         return f"{where}, the comparison with random latents has no interval ({numbers}; {difference})."
     if beyond["low"] > 0 and own["low"] > 0:
@@ -175,10 +175,6 @@ def _swap_sentence(swaps: pl.DataFrame) -> str:
         "Share of the difference between two clips of a singer that is carried over when the mean codes of one are "
         f"moved to the other: {'; '.join(each)}."
     )
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    return f" ({decimal(row['low'], 2)} to {decimal(row['high'], 2)})" if known(row["low"]) else ""
 
 
 def lens(run: RunData) -> TextAndTable | None:

@@ -8,14 +8,11 @@ import polars as pl
 from otoscope.artifacts import read_table
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
 from otoscope.report.estimates import capitalised
+from otoscope.report.figures.latents import SUBSTITUTES
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import seed_sentence
+from otoscope.resampling.intervals import MIN_GROUPS
 
-NAMES = {
-    "sae": "the SAE's reconstruction",
-    "principal_components": "as many principal components as active latents",
-    "random_atoms": "random atoms with the same sparsifier",
-}
 QUANTITIES = {
     "cosine": "the cosine between frames of the last layer and those of the untouched encoder",
     "probe_accuracy": "the accuracy of a probe for {target} on the last layer",
@@ -34,9 +31,10 @@ def splice_sentences(run: RunData) -> list[str]:
     first = scores.row(0, named=True)
     introduction = (
         f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced and the "
-        f"encoder run on. Recovered is the share of what the mean-ablated layer loses: 0{NBSP}% as bad as the mean, "
-        f"100{NBSP}% as good as untouched. It has no value where the ablation does no harm beyond noise. On so "
-        "few clips, scores differ from those of all test clips."
+        "encoder run on: by the SAE's reconstruction, by as many principal components as it has active latents per "
+        "frame (k), and by random atoms with the same sparsifier. Recovered is the share of what the mean-ablated "
+        f"layer loses: 0{NBSP}% as bad as the mean, 100{NBSP}% as good as untouched. It has no value where the "
+        "ablation does no harm beyond noise. On so few clips, scores differ from those of all test clips."
     )
     seeds = seed_sentence("splice_cosine_share", "The recovered share of the cosine")
     of_probes = seed_sentence("splice_probe_share", "That of a probe")
@@ -61,12 +59,12 @@ def _other_sparsities(rows: pl.DataFrame) -> str:
 
 
 def _sentence(of_layer: pl.DataFrame) -> str:
-    rows = of_layer.filter(pl.col("sae_id") == of_layer["sae_id"][0], pl.col("substitute").is_in(list(NAMES)))
+    rows = of_layer.filter(pl.col("sae_id") == of_layer["sae_id"][0], pl.col("substitute").is_in(list(SUBSTITUTES)))
     first = rows.row(0, named=True)
     name = QUANTITIES[first["quantity"]].format(target=first["target"])
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
     if not any(map(known, rows["recovered"])):
-        each = [f"{decimal(row['value'], 2)} with {NAMES[row['substitute']]}" for row in rows.iter_rows(named=True)]
+        each = [f"{SUBSTITUTES[row['substitute']]} {decimal(row['value'], 2)}" for row in rows.iter_rows(named=True)]
         return f"{_undefined(name, first)} No share is defined: {comma_list(each)}."
     each = "; ".join(map(_recovered, rows.iter_rows(named=True)))
     return f"Recovered of {name} ({ends}): {each}."
@@ -83,8 +81,9 @@ def _undefined(name: str, row: Mapping[str, Any]) -> str:
 
 
 def _recovered(row: Mapping[str, Any]) -> str:
-    value, by = decimal(row["value"], 2), f"by {NAMES[row['substitute']]}"
+    value, name = decimal(row["value"], 2), SUBSTITUTES[row["substitute"]]
     if not known(row["recovered"]):
-        return f"no defined share {by} (to {value})"
-    interval = interval_text(row, lambda end: percent(end, 0)) or "no interval"
-    return f"{percent(row['recovered'], 0)} {by} (to {value}, {interval})"
+        return f"{name}: no defined share (to {value})"
+    few = row["groups"] < MIN_GROUPS
+    interval = "too few groups for an interval" if few else interval_text(row, lambda end: percent(end, 0))
+    return f"{name} {percent(row['recovered'], 0)} (to {value}, {interval or 'no interval'})"

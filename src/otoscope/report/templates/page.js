@@ -73,3 +73,17 @@ function followed(audio) {
   });
 }
 document.querySelectorAll("figure.clip audio").forEach(followed);
+
+// A packed table is saved as CSV where the browser can unpack it.
+for (const link of document.querySelectorAll('a.csv[download$=".gz"]')) {
+  link.addEventListener("click", async (event) => {
+    if (!window.DecompressionStream) return;
+    event.preventDefault();
+    const packed = Uint8Array.from(atob(link.getAttribute("href").split(",")[1]), (sign) => sign.charCodeAt(0));
+    const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const saved = document.createElement("a");
+    saved.href = URL.createObjectURL(await new Response(unpacked).blob());
+    saved.download = link.download.replace(/\.gz$/, "");
+    saved.click();
+  });
+}
