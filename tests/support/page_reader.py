@@ -36,7 +36,7 @@ class Reading:
         return json.loads(self.all("script", id="specs")[0].text)
 
     def csv(self, name: str) -> pl.DataFrame:
-        (link,) = self.all("a", download=f"{name}.csv")
+        (link,) = self.all("a", download=f"{name}.csv") or self.all("a", download=f"{name}.csv.gz")
         data = base64.b64decode((link.attributes["href"] or "").split(",", 1)[1])
         return pl.read_csv(io.BytesIO(data), infer_schema_length=None)
 
