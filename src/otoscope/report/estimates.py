@@ -55,18 +55,18 @@ def dimensions(value: float) -> str:
 
 
 def seed_range(values: Sequence[float], text_of: Callable[[float], str]) -> str:
-    r"""Return that a number is a mean over seeds, with the range over seeds; empty for one seed.
+    r"""Return the number of seeds behind a mean, with the range over them; empty for one seed.
 
     >>> seed_range([0.7, 0.8, 0.75], percent)
-    'mean of 3 seeds, which reach 70.0\xa0% to 80.0\xa0%'
+    'mean of 3 seeds, ranging from 70.0\xa0% to 80.0\xa0%'
     """
     if len(values) < 2:
         return ""
-    return f"mean of {len(values)} seeds, which reach {text_of(min(values))} to {text_of(max(values))}"
+    return f"mean of {len(values)} seeds, ranging from {text_of(min(values))} to {text_of(max(values))}"
 
 
 def describe_readers(readers: Mapping[str, str]) -> str:
-    """Return by which readers layer and codes were read.
+    """Describe the readers of layer and codes.
 
     >>> describe_readers({"dense": "ridge", "sae": "LASSO"})
     'the layer is read by ridge, the codes by LASSO, each chosen on groups left out'
@@ -100,7 +100,7 @@ def dense_codes_caution(k: int, width: int) -> str:
 
 
 def describe_lead(first: str, second: str, lead: Estimate) -> str:
-    """Return by how many layers one category's centre precedes or follows another's, with interval and null.
+    """Describe the lead of one category's centre over another's in layers, with interval and null.
 
     >>> describe_lead("pitch", "mfcc", Estimate(-0.2, -0.37, -0.06, null_high=0.09))
     'the centre of pitch lies 0.20 layers after that of mfcc (0.06 to 0.37 after; by chance up to 0.09 either way)'

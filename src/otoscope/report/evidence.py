@@ -1,4 +1,4 @@
-"""Test clips and groups behind a run's numbers, how they were cross-fitted, and the warning where they are too few."""
+"""Test clips and groups behind a run's numbers, their cross-fitting, and the warning if they are too few."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -186,7 +186,7 @@ def reader_names(*, labels: bool, factors: bool) -> str:
 
 
 def cross_fit_line(clips: pl.DataFrame, *, per_fold: bool = False) -> str:
-    """Return the folds of a cross-fit in one line of a terminal; `per_fold`: each has dictionaries of its own.
+    """Describe the folds of a cross-fit in one line of a terminal; `per_fold`: each has separate dictionaries.
 
     >>> cross_fit_line(pl.DataFrame({"group": list("abcde"), "fold": range(5)}))
     'cross-fitted over 5 folds that share dictionaries; each of the 5 groups (5 clips) is tested once'
@@ -201,7 +201,7 @@ def cross_fit_line(clips: pl.DataFrame, *, per_fold: bool = False) -> str:
 def cross_fit_note(
     clips: pl.DataFrame | None, readers: str = "probes and regressions", *, per_fold: bool = False
 ) -> str:
-    """Return which numbers are cross-fitted, and which rest on the one split; empty without cross-fitting or readers.
+    """Describe which numbers are cross-fitted and which use a single split; empty without cross-fitting or readers.
 
     >>> cross_fit_note(pl.DataFrame({"group": list("abcde"), "fold": range(5)})).split(":")[0]
     'Cross-fitted over 5 folds'
@@ -218,10 +218,11 @@ def cross_fit_note(
     )
     return (
         f"Cross-fitted over {clips['fold'].n_unique()} folds: each of the {clips['group'].n_unique()} groups is tested "
-        f"once, by {readers} that the other groups fitted, tuned and standardised. {dictionaries}. A layer "
-        "chosen on the mean of the folds looks too good: of six equally good ones in simulations, its interval holds "
-        f"the score of new groups in 88{NBSP}% of cases instead of 95{NBSP}%. The strict protocol therefore chooses "
-        f"the layer in each fold alone; its sparsity, chosen on their mean, is covered in 93{NBSP}% or more"
+        f"once, by {readers} fitted, tuned and standardised on the other groups. {dictionaries}. A layer "
+        "chosen on the mean of the folds looks too good: in simulations of six equally good layers, its interval "
+        f"covers its score on new groups in 88{NBSP}% of cases instead of 95{NBSP}%. The strict protocol therefore "
+        "chooses the layer in each fold separately. Its sparsity is chosen on the mean of the folds; the interval "
+        f"then covers the score in 93{NBSP}% of cases or more"
     )
 
 
@@ -229,18 +230,17 @@ def scored_on(clips: pl.DataFrame | None) -> str:
     """Return the groups that scores are computed on, as the object of "computed on".
 
     >>> scored_on(None)
-    'test groups, which no fit and no choice used'
+    'test groups, which were not used for any fit or choice'
     """
     if count_folds(clips) == 1:
-        return "test groups, which no fit and no choice used"
-    return "each group in turn, by readers that other groups fitted and tuned"
+        return "test groups, which were not used for any fit or choice"
+    return "each group in turn, by readers fitted and tuned on other groups"
 
 
 def choices(layers: pl.DataFrame, clips: pl.DataFrame | None, *, layer: bool, sparsity: bool) -> str:
-    """Return how the strict protocol chose what it was to choose; empty for settings alone.
+    """Describe the choices of the strict protocol; empty if layer and sparsity were set.
 
-    `layers` has the number of folds (`value`) of each layer that one chose; it is empty where a single layer has
-    dictionaries.
+    `layers` has the number of folds (`value`) that chose each layer; it is empty if a single layer has dictionaries.
 
     >>> folds = pl.DataFrame({"layer": [2, 3], "value": [1.0, 4.0]})
     >>> choices(folds, pl.DataFrame({"fold": range(5)}), layer=True, sparsity=False)
@@ -301,7 +301,7 @@ def warning(evidence: Evidence) -> str | None:
 
 
 def caution(evidence: Evidence | None) -> str:
-    """Return why nothing can be claimed, and what to do; empty where the evidence suffices."""
+    """Return the reason why nothing can be claimed, and the remedy; empty if the evidence suffices."""
     if evidence is None or not evidence.thin:
         return ""
     return (

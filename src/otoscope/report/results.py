@@ -245,7 +245,7 @@ class BestLayer:
 
 
 def predicted() -> pl.Expr:
-    """Return the condition under which a factor counts as predicted: beyond its null, and within groups too.
+    """Return the condition for a predicted factor: R² beyond its null, and positive within groups.
 
     The rows are those of `Results.with_test_values`. R² can exceed its null and still be negative within groups: the
     prediction then follows the factor there at a wrong scale.
@@ -254,7 +254,7 @@ def predicted() -> pl.Expr:
 
 
 def between_only() -> pl.Expr:
-    """Return the condition under which a factor with this R² is not predicted within groups.
+    """Return the condition for a factor that is predicted between groups only.
 
     It does not count as predicted, and within groups R² is surely below what a predicted factor has: the upper end of
     its interval is. The rows are those of `Results.with_test_values`.
@@ -263,12 +263,12 @@ def between_only() -> pl.Expr:
 
 
 def too_weak() -> pl.Expr:
-    """Return the condition under which a factor does not count as predicted, and may yet be so within groups."""
+    """Return the condition for a factor that is not predicted but may be so within groups."""
     return _unconfirmed() & ~between_only()
 
 
 def untestable() -> pl.Expr:
-    """Return the condition under which too few clips or groups can be exchanged for a test of a factor."""
+    """Return the condition for a factor with too few clips or groups to permute."""
     return _reaches() & (pl.col("null_high") >= 1)
 
 

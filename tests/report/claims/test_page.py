@@ -37,7 +37,7 @@ def test_numbers_in_the_studys_way_claim_no_unseen_clips(tmp_path: Path) -> None
     page = write_claims(read_run(tmp_path), figures=False)
     assert page is not None
     text = page.read_text(encoding="utf-8")
-    assert "no fit and no choice has seen" not in text.split("<main")[1].split("<summary>Glossary")[0]
+    assert "not used for any fit or choice" not in text.split("<main")[1].split("<summary>Glossary")[0]
     assert "factors are fitted and scored on the same clips" in text
 
 
@@ -109,7 +109,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "2 seeds of the SAEs (0 and 1)",
         "nulls from test clips permuted within groups",
         "intervals from leaving out one group at a time",
-        "not computed in this run (<code>mariotte2025</code> in <code>evaluate.protocols</code> asks for it with "
+        "not computed in this run (add <code>mariotte2025</code> to <code>evaluate.protocols</code> with "
         "<code>train.poolings: [pool_then_encode]</code>)",
     ):
         assert wanted in text, wanted
@@ -144,7 +144,7 @@ def test_what_to_run_is_code_and_no_backtick_is_left(tmp_path: Path) -> None:
     assert page is not None
     text = page.read_text(encoding="utf-8")
     assert "<code>otoscope run CONFIG.yaml</code>" in text
-    assert "not computed in this run (<code>strict</code> in <code>evaluate.protocols</code> asks for it)" in text
+    assert "not computed in this run (add <code>strict</code> to <code>evaluate.protocols</code>)" in text
     assert "none: the run did not evaluate on held-out groups" in text
     assert "`" not in text.split("<main")[1].split("<script")[0]
 

@@ -95,7 +95,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
         to_baseline=estimate(-0.05, -0.06, -0.04),
     )
     notes = " ".join(describe_task(claim).notes)
-    assert "The value of the codes is the mean of 2 seeds, which reach 78.9\xa0% to 79.0\xa0%." in notes
+    assert "The value of the codes is the mean of 2 seeds, ranging from 78.9\xa0% to 79.0\xa0%." in notes
     assert "Of 3 other targets the same codes lose more than 2 points on 2: " in notes
     assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
     assert (

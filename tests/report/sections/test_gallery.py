@@ -112,7 +112,7 @@ def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None
     [
         (
             [],
-            "It does not fire for this class alone, counted in frames: over all clips, in 20 % of them for digit 5",
+            "Counted in frames, it does not fire for this class alone: over all clips, in 20 % of them for digit 5",
         ),
         (["digit=5", "digit=1"], "in 20 % of them for digit 5 and 33 % of them for digit 1."),
         (["digit=2"], "in 20 % of them for digit 5 and 7 % of them for digit 2."),
@@ -125,7 +125,7 @@ def test_class_note_names_the_class_for_which_a_latent_fires_more_often(named: l
     assert said in class_note(firing, card, named).replace("\u00a0", " ")
     assert class_note(firing, {**card, "factor": "1"}, ["digit=1"]) == ""
     assert class_note(None, card, []) == ""
-    assert class_note(None, card, ["digit=1"]) == "It does not fire for this class alone, counted in frames."
+    assert class_note(None, card, ["digit=1"]) == "Counted in frames, it does not fire for this class alone."
 
 
 def test_a_latent_of_a_factor_that_is_mostly_a_class_is_named_so_and_not_shown_first(tmp_path: Path) -> None:

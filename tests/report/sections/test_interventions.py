@@ -94,7 +94,7 @@ def test_verdicts_follow_the_paired_intervals_and_few_groups_are_named(tmp_path:
     shown = interventions(read_run(tmp_path))
     assert shown is not None
     assert shown.paragraphs[2] == "There are too few test groups for a claim."
-    assert shown.paragraphs[3].count("the comparison with rivals is left open") == 2
+    assert shown.paragraphs[3].count("the comparison with rivals is open") == 2
 
 
 def test_dose_response_draws_one_line_per_direction(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_page_says_plainly_whether_erasing_latents_beats_random_ones(tmp_path: P
         (
             0.12,
             0.05,
-            "It hardly tells them apart (correlation 0.12, slope 0.05): its row and column are shown, and left",
+            "It hardly distinguishes them (correlation 0.12, slope 0.05): its row and column are shown, but excluded",
         ),
         (math.nan, math.nan, "The group is not among the concepts: its readout needs five clips each of two groups."),
     ],

@@ -77,7 +77,7 @@ def test_gallery_states_firing_in_silence_and_for_other_classes_beside_the_sente
     page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
     for section in ("gallery", "listen"):
         said = page.section(section).replace("\u00a0", " ")
-        assert "It does not fire for this class alone, counted in frames." in said
+        assert "Counted in frames, it does not fire for this class alone." in said
         assert "42 % of the frames in which it fires are silent (40 dB or more below the loudest of their clip)" in said
         assert "against 10 % of all frames." in said
     write_cards(folder, top["latent"].unique().to_list(), silent=0.1, silence=0.3)
@@ -133,7 +133,7 @@ def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:
     write_cards(tmp_path, [7], lag_s=-0.04, duration_s=math.nan, syllable_share=math.nan)
     assert (
         card_texts(tmp_path)[7].timing
-        == "In time: rises 40 ms before sound onsets (12 onsets; the encoder also hears what follows a frame)."
+        == "In time: rises 40 ms before sound onsets (12 onsets; a frame also depends on the sound after it)."
     )
     write_cards(tmp_path, [7], lag_s=math.nan, duration_s=math.nan, syllable_share=math.nan)
     assert card_texts(tmp_path)[7].timing == ""
@@ -146,7 +146,7 @@ def test_a_run_without_cards_has_no_texts(tmp_path: Path) -> None:
 def test_a_card_without_conditions_predicts_nothing(tmp_path: Path) -> None:
     folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
     write_cards(folder, [100], auroc=0.5, low=0.5, high=0.5, beats_controls=False)
-    assert card_texts(folder)[100].score == "The card names no condition, so that it predicts nothing."
+    assert card_texts(folder)[100].score == "The card states no condition, so it predicts nothing."
     write_cards(folder, [100], auroc=0.5, low=0.4, high=0.6, beats_controls=False)
     assert card_texts(folder)[100].score.startswith("This card does not beat its controls.")
 

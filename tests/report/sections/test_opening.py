@@ -29,7 +29,7 @@ def test_the_page_opens_with_what_was_asked_of_whom(made: Made) -> None:
     first = made.reading.section("summary")
     assert first.startswith("Findings with intervalsThis page shows, for openai/whisper-tiny.en, layers 0 to 4, on ")
     assert "how well its layers and their sparse codes predict the technique and 88 factors" in first
-    assert "Scores are computed on 480 clips of 6 groups that no fit and no choice used" in first
+    assert "Scores are computed on 480 clips of 6 groups that were not used for any fit or choice" in first
 
 
 @pytest.mark.parametrize(("groups", "warned"), [(2, False), (3, True), (5, True), (6, False)])

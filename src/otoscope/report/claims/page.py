@@ -48,10 +48,10 @@ CLAIMS = (
         "dimensions",
         "Attributes take fewer dimensions",
         "A vocal attribute is encoded in fewer dimensions of the codes than of the layer (higher completeness).",
-        "Holds if the interval of the ratio of effective dimensions, codes to layer, is below 1, if a few of them "
-        "predict no less, and if both are true against the SAE before training, principal and independent components "
-        "and SAEs with random atoms too; otherwise it holds equally for these. Fails if the ratio is above 1, or a few "
-        "predict less; otherwise undecided.",
+        "Holds if the interval of the ratio of effective dimensions, codes to layer, is below 1 and a few dimensions "
+        "of the codes predict no less. If the same is not true against the SAE before training, principal and "
+        "independent components and SAEs with random atoms, it holds equally for these. Fails if the ratio is above "
+        "1, or a few dimensions of the codes predict less; otherwise undecided.",
     ),
     Claim(
         "layers",
@@ -212,14 +212,14 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
 
 
 def _absent(source: str, claims: Claims) -> str:
-    """Return why a source has no number for a claim."""
+    """Return the reason why a source has no number for a claim."""
     name = {SOURCES[1]: COMPAT, SOURCES[2]: STRICT}.get(source)
     if name is None:
         return "not published"
     if claims == Claims(None, None, None):
         how = " with `train.poolings: [pool_then_encode]`" if name == COMPAT else ""
-        return f"not computed in this run (`{name}` in `evaluate.protocols` asks for it{how})"
-    return "asked, but not measured in this run: its layers, labels or factors do not suffice"
+        return f"not computed in this run (add `{name}` to `evaluate.protocols`{how})"
+    return "not measured in this run: too few layers, labels or factors"
 
 
 def _count(counts: Mapping[str, float], name: str) -> str:

@@ -247,7 +247,7 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
     if (better := claim.better_sparsity) is not None:
         yield (
             f"The sparsity limit cannot be determined: sparser codes ({percent(claim.codes[better].value)} at "
-            f"{sparsity(better)}) exceed {base}, so a loss against them says little."
+            f"{sparsity(better)}) exceed {base}, so a loss against these means little."
         )
     elif not limit.measured:
         return

@@ -89,8 +89,8 @@ def describe_formants(run: RunData, factors: Sequence[str]) -> str:
     agreement = formant_agreement(read_table(path)) if path.is_file() else {}
     if not agreement:
         return (
-            f"{text}; where true resonances are known (on the synthesiser's clips) openSMILE's frequencies hardly "
-            "follow them, so the verdict is about these descriptors"
+            f"{text}; where true resonances are known (on the synthesiser's clips) openSMILE's frequencies barely "
+            "correlate with them, so the verdict is about these descriptors"
         )
     each = [f"{decimal(r, 2)} ({name})" for name, r in agreement.items()]
     text += f"; on these clips openSMILE's mean frequencies correlate with the true ones at {comma_list(each)}"

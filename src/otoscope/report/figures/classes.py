@@ -78,7 +78,7 @@ def _figure(number: int, label: str, probes: Probes, noun: str) -> Figure:
         title=f"Errors of the probes of the {label}",
         caption=(
             f"Predictions for {count(clips, 'test clip')} of {count(groups, noun)}, from {_source(first, probes)}. "
-            f"{reading if number == 1 else 'Read as the first figure of this section.'}"
+            f"{reading if number == 1 else 'Read it like the first figure of this section.'}"
         ),
         panels=panels,
         table=pl.concat(

@@ -173,7 +173,7 @@ def occlusion(rows: pl.DataFrame | None) -> Figure | None:
             alt.Tooltip("share:Q"),
             alt.Tooltip(f"{column}:Q", format=".2f"),
         ]
-        panels.append(Panel(layered(*curve(base, y, tips)), f"{title}, first those of highest value"))
+        panels.append(Panel(layered(*curve(base, y, tips)), f"{title}, highest value first"))
     return Figure(
         name="occlusion",
         title="Activation left while cells of the sound are silenced or restored",

@@ -41,10 +41,10 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         name="cards",
         title="Blind scores of the best cards",
         caption=(
-            f"The {best.height} cards with the best blind scores of {rows.height}. From the card alone, frames of test "
-            "groups are predicted within each group: area under the ROC curve, with its 95 % interval over groups, "
-            "beside three controls: the upper end of what firing moved to other clips gives, the mean of the cards of "
-            "other latents, and the level alone. A card beats its controls if its interval is above all of them."
+            f"The {best.height} cards with the best blind scores of {rows.height}. Frames of test groups are predicted "
+            "from the card alone, within each group. Area under the ROC curve with its 95 % interval over groups, and "
+            "three controls: the upper end for firing moved to other clips, the mean for cards of other latents, and "
+            "the level alone. A card beats its controls if its interval is above all of them."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
         table=rows.select("latent", "sentence", *SCORED, "low", "high"),
@@ -123,9 +123,9 @@ def splice(rows: pl.DataFrame | None) -> Figure | None:
         name="splice",
         title="Share that the encoder recovers with the layer replaced",
         caption=(
-            "0: as with the layer's mean frame, 1: as with the untouched layer, by the number of active latents per "
-            "frame k, with 95 % intervals over three or more groups, clipped to -0.5 and 1.5. Quantities that the mean "
-            "frame does not harm beyond noise have no share."
+            "Recovered share by k, the number of active latents per frame: 0 is as bad as the layer's mean frame, 1 "
+            "as good as the untouched layer. Lines: 95 % intervals over three or more groups, clipped to -0.5 and 1.5. "
+            "Quantities that the mean frame does not harm beyond noise have no share."
         ),
         panels=panels,
         table=rows,

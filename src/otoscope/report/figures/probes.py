@@ -90,9 +90,9 @@ def probe_by_sparsity(results: Results) -> list[Figure]:
     rows = with_series_names(rows.filter(pl.col("value").is_not_nan()), results.pooling)
     first, *others = results.labels
     caption = (
-        "Probe accuracy of the codes (blue) as fewer latents may be active. The orange line is the dense layer with "
-        "its interval; the findings above give the difference on the same clips, with its interval. Grey: the null "
-        "(permuted labels), from mean to upper end."
+        "Probe accuracy of the codes (blue) with fewer and fewer active latents. The orange line is the dense layer "
+        "with its interval; the findings above give the difference on the same clips, with its interval. Grey: the "
+        "null (permuted labels), from mean to upper end."
     )
     first_rows = rows.filter(pl.col("target") == first)
     layers = first_rows.filter(pl.col("representation") == "sae")["layer"].unique().sort().to_list()

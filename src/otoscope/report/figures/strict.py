@@ -92,8 +92,8 @@ def structure(rows: StrictResults) -> Figure | None:
     notes = [
         "Completeness depends on the size of the code; compare codes of different sizes by effective dimensions. The "
         "null of these measures is the value for codes of other clips. These predict nothing and may therefore look "
-        "most compact, so a null above the value is no evidence against it. Measures come in the order in which they "
-        "follow the share of recovered features on synthetic dictionaries with known ones."
+        "most compact, so a null above the value is no evidence against it. Measures are sorted by their correlation "
+        "with the share of recovered features on synthetic dictionaries."
     ]
     if left_out:
         notes.append(

@@ -1,4 +1,4 @@
-"""Annotated labels: the latent that answers best to each, beside the layer's own units, with sounds."""
+"""Annotated labels: the best latent for each, beside the layer's own units, with sounds."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +18,8 @@ INTRODUCTION = (
     "A latent and a threshold were chosen per label on the training and validation groups by the F1 of their frames; "
     "the scores are those of the test groups. Chance is the upper end of the same procedure with the labels of each "
     "recording rotated in time, or exchanged with another recording of the group where they fill it, over all labels "
-    "together: by chance, in 5 % of cases any label exceeds it. "
-    "The best single unit of the layer and the best k-means cluster of its frames were "
-    "chosen in the same way. Onsets count as found within 50 ms."
+    "together: in 5 % of cases, any label exceeds it by chance. The best single unit of the layer and the best "
+    "k-means cluster of its frames were chosen in the same way. Onsets count as found within 50 ms."
 )
 
 FEWEST_ROWS = 12
@@ -91,7 +90,7 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
 
 
 def label_statement(p: float, groups: int) -> str:
-    """Return what the null and the number of groups allow to say.
+    """Return the statement that the null and the number of groups support.
 
     >>> label_statement(p=1 / 21, groups=5)
     'beyond chance'

@@ -64,11 +64,11 @@ DECISIONS = (
 def _decision(rows: pl.DataFrame) -> str:
     first = rows.row(0, named=True)
     each = [
-        f"{count(row['removed'], 'latent')} {percent(row['flipped'], 0)} (others {percent(row['others'], 0)})"
+        f"{count(row['removed'], 'latent')} {percent(row['flipped'], 0)} (random latents {percent(row['others'], 0)})"
         for row in rows.iter_rows(named=True)
     ]
     above = [row["removed"] for row in rows.iter_rows(named=True) if known(row["low"]) and row["low"] > 0]
-    verdict = "at no number beyond the others" if not above else f"beyond the others with {comma_list(above)}"
+    verdict = "never beyond random latents" if not above else f"beyond random latents with {comma_list(above)}"
     few = "; too few test groups for a claim" if first["groups"] < MIN_GROUPS else ""
     return (
         f"{first['label']} (accuracy {percent(first['accuracy'], 0)}, {count(first['clips'], 'test clip')}): share of "
@@ -92,21 +92,21 @@ def _occlusion(means: Mapping[str, Mapping[str, Any]]) -> str:
     elif min(deletion["low"], insertion["low"]) > 0:
         verdict = f"Relevance finds the cells that matter better than the spectrogram itself ({leads})."
     else:
-        verdict = f"Relevance does not beat the spectrogram itself in both ways ({leads})."
+        verdict = f"Relevance does not beat the spectrogram itself on both measures ({leads})."
     return (
-        "Cells of a time-frequency grid were silenced in one clip of each of "
-        f"{count(deletion['clips'], 'latent')}. Relevance is the fall of the latent's mean activation when one cell is "
-        "silenced. Mean activation left, relative to the untouched clip, while cells are silenced and while they are "
-        f"restored: {comma_list(each)}. {verdict}"
+        f"Cells of a time-frequency grid were silenced in one clip of each of {count(deletion['clips'], 'latent')}. "
+        "Relevance is the decrease of the latent's mean activation when one cell is silenced. Mean activation left, "
+        f"relative to the untouched clip, while cells are silenced and while they are restored: {comma_list(each)}. "
+        f"{verdict}"
     )
 
 
 def _masked(means: Mapping[str, Mapping[str, Any]]) -> str:
     own, random, lead = (means[name] for name in ("retained", "random", "retained_lead"))
     return (
-        "Only the frames in which a latent exceeds half of its maximum were played, and encoded again. Retained is the "
-        "share of the clip's summed activation that is left, random the same for regions of equal area and similar "
-        f"energy, moved in time. Mean over {count(own['clips'], 'clip')} of {count(own['groups'], 'test group')}: "
+        "Only the frames in which a latent exceeds half of its maximum were played and encoded again. The retained "
+        "share of the clip's summed activation is compared with that of regions of equal area and similar energy, "
+        f"moved in time. Mean over {count(own['clips'], 'clip')} of {count(own['groups'], 'test group')}: "
         f"{decimal(own['value'], 2)} against {decimal(random['value'], 2)}, a difference of "
         f"{decimal(lead['value'], 2)}{in_brackets(lead)}."
     )

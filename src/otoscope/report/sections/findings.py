@@ -188,8 +188,8 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
         return [
             Finding(
                 f"Between {noun}s only",
-                f"Every {noun} has a single clip: probes, factors and latents compare {noun}s only, and anything in "
-                f"which similar {noun}s agree predicts a target. The null permutes {noun}s.",
+                f"Every {noun} has a single clip: probes, factors and latents compare {noun}s only, and any property "
+                f"shared by similar {noun}s predicts a target. The null permutes {noun}s.",
             )
         ]
     labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
@@ -209,8 +209,8 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
     return [
         Finding(
             f"Between {noun}s only",
-            f"{comma_list(constant)} {is_are} constant within each {noun}: a probe compares {noun}s only, and anything "
-            f"in which the {noun}s of a class agree predicts it. The null permutes {noun}s.",
+            f"{comma_list(constant)} {is_are} constant within each {noun}: a probe compares {noun}s only, and any "
+            f"property shared by the {noun}s of a class predicts it. The null permutes {noun}s.",
         )
     ]
 
@@ -230,7 +230,11 @@ def left_out_findings(run: RunData) -> list[Finding]:
             parts.append(f"{comma_list(sorted(absent))} ({label})")
     if not parts:
         return []
-    return [Finding("Classes left out", f"No training clip has {comma_list(parts)}: their clips are in no probe.")]
+    return [
+        Finding(
+            "Classes left out", f"No training clip has {comma_list(parts)}: their clips are left out of the probes."
+        )
+    ]
 
 
 def _where(thin: bool) -> str:
@@ -326,7 +330,7 @@ def codes_against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str
 
 
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
-    """Return how much of the variance of the layers the dictionaries explain."""
+    """Return the share of the layers' variance that the dictionaries explain."""
     parts: list[str] = []
     for at in results.headline_sparsities:
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
@@ -358,7 +362,7 @@ def _explained_at(results: Results, row: Row) -> str:
 def factor_findings(
     results: Results, *, noun: str = "group", thin: bool = False, single: bool = False
 ) -> list[Finding]:
-    """Return how many factors are predicted from the layer and its codes, and from how many dimensions.
+    """Return the numbers of factors predicted from the layer and its codes, and of their dimensions.
 
     `single`: every group has one clip, so that the null permutes groups.
     """
@@ -383,8 +387,8 @@ def factor_findings(
         Finding(
             f"Factors at layer {layer}",
             f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2}, "
-            f"above its null{inside}. For the null, {permuted}, all factors together: in at most 5{NBSP}% of runs does "
-            "any factor count by chance.",
+            f"above its null{inside}. For the null, {permuted}, for all factors together: any factor counts by chance "
+            f"in at most 5{NBSP}% of runs.",
         )
     ]
     return [*findings, *_compactness(results, layer)]

@@ -76,20 +76,19 @@ def introduction(run: RunData) -> str:
     return (
         f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with {_targets(run)}; other "
         "classes and factors of the same latent are listed on its card. The latent was chosen on training and "
-        f"validation groups. {_compared(run)}, "
-        "over all latents of classes, or of factors, together: by chance, any of them exceeds it in "
-        f"5{NBSP}% of galleries. The clips are those that contain most of the latent, from different groups where "
-        "possible; the caption names the split, which may be training. Strength is the latent's "
-        f"{strength}; it has no unit and compares clips of one latent, not latents. The picture is a spectrogram "
-        "(dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, scaled from 0 "
-        "to the clip's maximum. The sentence above the clips is composed from the frames of train and validation "
-        "groups, and scored on test groups. "
+        f"validation groups. {_compared(run)}, over all latents of classes, or of factors, together: by chance, any of "
+        f"them exceeds it in 5{NBSP}% of galleries. The clips are those that contain most of the latent, from "
+        "different groups where possible; the caption names the split, which may be training. Strength is the "
+        f"latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
+        "spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, "
+        "scaled from 0 to the clip's maximum. The sentence above the clips is written from the frames of train and "
+        "validation groups, and scored on test groups. "
         + seed_sentence("card_auroc", "Its mean score over the latents of a dictionary")
     )
 
 
 def _compared(run: RunData) -> str:
-    """Return over which clips correlations are computed, and what their null permutes."""
+    """Describe the clips that correlations compare, and the permutations of their null."""
     noun = _noun(run)
     if run.single_clip_groups:
         return (
@@ -97,8 +96,8 @@ def _compared(run: RunData) -> str:
             f"upper end for permuted {noun}s"
         )
     return (
-        f"Correlations are those within {noun}s: of deviations from the mean of each {noun}. The test correlation is "
-        f"given with the upper end for clips permuted within each {noun}"
+        f"Correlations are computed within {noun}s, on deviations from the mean of each {noun}. The test correlation "
+        f"is given with the upper end for clips permuted within each {noun}"
     )
 
 
@@ -297,7 +296,7 @@ def gallery(run: RunData) -> Gallery:
 
 
 def _reason(run: RunData) -> str:
-    """Return why a run has no gallery."""
+    """Return the reason why a run has no gallery."""
     settings = run.config.get("report") or {}
     if settings.get("factors") == 0 and settings.get("classes") == 0:
         return "the configuration asks for none (`report.factors` and `report.classes` are 0)"
@@ -386,7 +385,7 @@ def _shared_clips(run: RunData, names: Sequence[str]) -> list[str]:
 
 
 def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Sequence[str]) -> str:
-    """Return that a latent fires more often for another class than that of its card; empty where it does not.
+    """Note that a latent fires more often for another class than that of its card; empty if it does not.
 
     The class of a card is chosen by the mean code of clips, in which strong firing counts more. `named` are the classes
     of the card's sentence, as `label=class`: a sentence without the card's own contradicts its title.
@@ -402,7 +401,7 @@ def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Seque
         return ""
     each = [f"{percent(rates.get(name, 0.0), 0)} of them for {label} {name}" for name in (own, other)]
     shares = f": over all clips, in {comma_list(each)}" if rates else ""
-    return f"It does not fire for this class alone, counted in frames{shares}."
+    return f"Counted in frames, it does not fire for this class alone{shares}."
 
 
 def _tested(row: dict[str, Any], noun: str) -> list[str]:

@@ -27,13 +27,13 @@ def interventions(run: RunData) -> TextAndTable | None:
     own = rows.filter(pl.col("readout") == pl.col("target"))
     first = own.row(0, named=True)
     introduction = (
-        "A direction was added to every frame of the layer (of half the mean norm of its centred frames), or the codes "
-        "of one latent were set to zero, and the encoder run on. The columns show the change of a readout of the last "
-        "layer, in standard deviations of the concept, and the root mean square change of the concepts that are not "
-        "correlated with it (others). A direction was added in test clips without the concept; latents were ablated in "
-        f"clips with it, the rivals at equal norm. Each value is of up to {count(first['clips'], 'clip')} of "
-        f"{count(first['groups'], 'test group')}, with its 95 % interval over groups. A latent moves the readout more "
-        "than a rival if the interval of their difference excludes 0, on the same clips and paired over groups."
+        "A direction of half the mean norm of the layer's centred frames was added to every frame, or the codes of "
+        "one latent were set to zero, and the layers after it were run. The columns show the change of a readout of "
+        "the last layer, in standard deviations of the concept, and the root mean square change of the concepts that "
+        "are not correlated with it (others). A direction was added in test clips without the concept; latents were "
+        f"ablated in clips with it, the rivals at equal norm. Each value is of up to {count(first['clips'], 'clip')} "
+        f"of {count(first['groups'], 'test group')}, with its 95 % interval over groups. A latent moves the readout "
+        "more than a rival if the interval of their difference excludes 0, on the same clips and paired over groups."
     )
     chosen = (
         "The latent chosen by activation follows the concept most closely; the one chosen by output moves its readout "
@@ -77,7 +77,7 @@ def _verdict(differences: pl.DataFrame) -> str:
             continue
         does = f"the {TECHNIQUES[technique]} {'added' if operation == 'add' else 'ablated'}"
         if not all(known(low) for low in rows["low"]):
-            each.append(f"{does} has no interval, so that the comparison with rivals is left open")
+            each.append(f"{does} has no interval, so the comparison with rivals is open")
             continue
         rivals = {row["rival"]: row for row in rows.iter_rows(named=True)}
         beyond = [name for name, row in rivals.items() if (row["low"] if sign > 0 else -row["high"]) > 0]
@@ -104,7 +104,7 @@ def erasure(run: RunData) -> TextAndTable | None:
     introduction = (
         "Each concept was erased from the layer, in three ways: the eight latents that correlate most with it set to "
         "zero, as many random latents at the same norm, and LEACE, the least linear change after which no linear "
-        f"readout of the layer finds it. The encoder was run on, on {count(first['clips'], 'clip')} of "
+        f"readout of the layer finds it. The layers after it were run on {count(first['clips'], 'clip')} of "
         f"{count(first['groups'], 'test group')}. Dominance is the mean loss of gain of the erased concept's own "
         "readout minus the mean loss of the readouts that are not correlated with it."
     )
@@ -120,7 +120,7 @@ def erasure(run: RunData) -> TextAndTable | None:
 
 
 def _unread(concepts: pl.DataFrame, noun: str) -> list[str]:
-    """State which labels cannot be read out, and the clips on which the groups are, whose classes no split shares."""
+    """State which labels cannot be read out, and on which clips the groups are read out."""
     found: list[str] = []
     unread = concepts.filter(~pl.col("read") & (pl.col("kind") != FACTOR) & (pl.col("kind") != GROUP))
     if unread.height:
@@ -130,11 +130,11 @@ def _unread(concepts: pl.DataFrame, noun: str) -> list[str]:
             found.append(f"The {noun} is not among the concepts: its readout needs five clips each of two {noun}s.")
             continue
         weak = "" if group["read"] else (
-            f" It hardly tells them apart (correlation {decimal(group['readout_r'], 2)}, slope "
-            f"{decimal(group['gain'], 2)}): its row and column are shown, and left out of the dominance."
+            f" It hardly distinguishes them (correlation {decimal(group['readout_r'], 2)}, slope "
+            f"{decimal(group['gain'], 2)}): its row and column are shown, but excluded from the dominance."
         )  # fmt: skip
         found.append(
-            f"The {noun} has a readout of its own, because a test {noun} is in no training clip: the clips of every "
+            f"The {noun} has a separate readout, because no training clip is of a test {noun}: the clips of every "
             f"{noun} are dealt into fifths in the order of their labels. It is fitted on three of them, its penalty is "
             f"chosen on one, and it is read on {count(group['clips'], 'clip')} of the last, of {group['groups']} "
             f"{noun}s.{weak}"
@@ -143,7 +143,7 @@ def _unread(concepts: pl.DataFrame, noun: str) -> list[str]:
 
 
 def _erasure_verdict(rows: pl.DataFrame) -> str:
-    """Say whether erasing latents changes the own readout more than others, beyond random latents."""
+    """Compare the loss of a concept's own readout with that of others, and with random latents."""
     scope = rows["scope"][0]
     where = "Over all labels and groups" if scope == "all" else f"Among the classes of {scope}"
     by_technique = {row["technique"]: row for row in rows.iter_rows(named=True)}
@@ -170,7 +170,7 @@ def _swap_sentence(swaps: pl.DataFrame) -> str:
             shares = comma_list(f"{percent(values[name], 0)} by {title}" for name, title in names.items())
             each.append(f"{readable_name(part['concept'][0])}: {shares}")
     if not each:
-        return "Swaps between two clips have no defined share: the readouts do not tell the clips apart beyond noise."
+        return "Swaps between two clips have no defined share: the readouts do not distinguish the clips beyond noise."
     return (
         "Share of the difference between two clips of a singer that is carried over when the mean codes of one are "
         f"moved to the other: {'; '.join(each)}."
@@ -186,8 +186,8 @@ def lens(run: RunData) -> TextAndTable | None:
     introduction = (
         f"{count(first['strings'], 'string')} of spoken words ({count(first['words'], 'word')}, "
         f"{count(first['groups'], 'test speaker')}) were transcribed from each layer: blocks after it were skipped, "
-        "and the decoder read it through the encoder's final norm. It was trained on the last layer alone, so that a "
-        "high rate of an earlier layer does not show that the words are not in it. A transcript that repeats itself "
+        "and the decoder read it through the encoder's final norm. It was trained on the last layer alone, so a high "
+        "rate for an earlier layer does not show that the words are missing there. A transcript that repeats itself "
         "to its end has a rate above 1; words found are those that it contains in their order."
     )
     shown = rows.with_columns(pl.col("encoder").replace_strict(ENCODERS)).select(

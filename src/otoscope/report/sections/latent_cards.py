@@ -81,7 +81,7 @@ def _backed(row: Mapping[str, Any]) -> str:
 
 
 def _silence(row: Mapping[str, Any]) -> str:
-    """Return how much of the firing is in silent frames; empty where it is little, or half of what chance gives."""
+    """Describe the share of firing in silent frames; empty if it is small, or below half of that of all frames."""
     if not known(row["silent"]) or row["silent"] < max(MIN_SILENT, row["silence"] / 2):
         return ""
     return (
@@ -91,7 +91,7 @@ def _silence(row: Mapping[str, Any]) -> str:
 
 
 def _names_nothing(row: Mapping[str, Any]) -> bool:
-    """Return whether a card has no condition, so that all frames have the same score."""
+    """True if a card has no condition, so that all frames have the same score."""
     return row["auroc"] == row["low"] == row["high"] == 0.5
 
 
@@ -101,7 +101,7 @@ def _score(row: Mapping[str, Any]) -> str:
     if not known(row["auroc"]):
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
     if _names_nothing(row):
-        return "The card names no condition, so that it predicts nothing."
+        return "The card states no condition, so it predicts nothing."
     interval = interval_text(row, lambda end: decimal(end, 2))
     reached = ", ".join(filter(None, [f"within {groups}", interval]))
     controls = {
@@ -128,7 +128,7 @@ def _timing(row: Mapping[str, Any]) -> str:
         parts.append(f"fires for {1000 * row['duration_s']:.0f} ms at a time (median)")
     if known(row["lag_s"]):
         way = "after" if row["lag_s"] >= 0 else "before"
-        heard = "" if row["lag_s"] >= 0 else "; the encoder also hears what follows a frame"
+        heard = "" if row["lag_s"] >= 0 else "; a frame also depends on the sound after it"
         parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({row['onsets']:,} onsets{heard})")
     if known(row["syllable_share"]):
         parts.append(f"{percent(row['syllable_share'], 0)} of its modulation from 4 to 8 Hz")

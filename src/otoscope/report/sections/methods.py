@@ -150,11 +150,11 @@ def _prose(run: RunData) -> dict[str, str | None]:
         if results.labels
         else None,
         "Factors": (
-            f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on "
-            "the training groups and scored by R² on test groups. Effective dimensions are the exponential of the "
-            "entropy of the absolute weights. A factor counts as predicted if its R² is at least "
-            f"{PREDICTED_R2}, above the upper end of its null{inside}. For the null, {_permuted(run)}, all factors "
-            f"together: in at most 5{NBSP}% of runs does any factor count by chance"
+            f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on the "
+            "training groups and scored by R² on test groups. Effective dimensions are the exponential of the entropy "
+            f"of the absolute weights. A factor counts as predicted if its R² is at least {PREDICTED_R2}, above the "
+            f"upper end of its null{inside}. For the null, {_permuted(run)}, for all factors together: any factor "
+            f"counts by chance in at most 5{NBSP}% of runs"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
             + (" Factors of voiced frames are unknown in clips without any." if "eGeMAPSv02" in _sources(run) else "")
         )
@@ -190,9 +190,8 @@ def _cross_fitting(run: RunData) -> str | None:
             "latents of different dictionaries do not correspond; gaps are means over folds"
         )
     return (
-        f"{note}. Where this page says test groups, these are all groups in turn. {weights}. Intervals are "
-        f"{factor} times as wide as those of one split, because the folds are predicted by readers fitted on largely "
-        "the same groups."
+        f"{note}. On this page, test groups are all groups in turn. {weights}. Intervals are {factor} times as wide as "
+        "those of one split, because readers of different folds share most of their training groups."
     )
 
 

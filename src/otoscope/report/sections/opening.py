@@ -55,7 +55,7 @@ def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
             "say nothing about other clips."
         )
     elif rests_on is not None:
-        scored = f" Scores are computed on {rests_on.description} that no fit and no choice used."
+        scored = f" Scores are computed on {rests_on.description} that were not used for any fit or choice."
         if note := cross_fit_note(run.clips, readers_of_run(run), per_fold=run.per_fold):
             scored = f" {note}."
     if claims:

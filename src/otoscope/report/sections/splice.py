@@ -1,4 +1,4 @@
-"""Sentences on splices: what later layers and transcriptions hold if a reconstruction replaces a layer."""
+"""Sentences on splices: scores of later layers and transcripts with a layer replaced by its reconstruction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,11 +30,11 @@ def splice_sentences(run: RunData) -> list[str]:
     place = f"layer {layer}" if layer is not None else "the layer"
     first = scores.row(0, named=True)
     introduction = (
-        f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced and the "
-        "encoder run on: by the SAE's reconstruction, by as many principal components as it has active latents per "
-        "frame (k), and by random atoms with the same sparsifier. Recovered is the share of what the mean-ablated "
-        f"layer loses: 0{NBSP}% as bad as the mean, 100{NBSP}% as good as untouched. It has no value where the "
-        "ablation does no harm beyond noise. On so few clips, scores differ from those of all test clips."
+        f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced by "
+        "the SAE's reconstruction, by as many principal components as it has active latents per frame (k), and by "
+        "random atoms with the same sparsifier, and the layers after it were run. The recovered share runs from "
+        f"0{NBSP}% (as bad as the layer's mean frame) to 100{NBSP}% (as good as the untouched layer). It is undefined "
+        "where the mean frame does no harm beyond noise. On so few clips, scores differ from those of all test clips."
     )
     seeds = seed_sentence("splice_cosine_share", "The recovered share of the cosine")
     of_probes = seed_sentence("splice_probe_share", "That of a probe")
@@ -75,7 +75,7 @@ def _undefined(name: str, row: Mapping[str, Any]) -> str:
     harm = (row["untouched"] - row["ablated"]) * (-1 if row["quantity"] == "word_error_rate" else 1)
     ends = f"is {decimal(row['untouched'], 2)} untouched and {decimal(row['ablated'], 2)} mean-ablated"
     if harm <= 0:
-        return f"{capitalised(name)} {ends}: on these clips there is nothing that the ablation takes away."
+        return f"{capitalised(name)} {ends}: on these clips, the mean frame does no harm."
     few = count(row["groups"], "test group")
     return f"{capitalised(name)} {ends}, but the interval of this difference over {few} includes 0."
 

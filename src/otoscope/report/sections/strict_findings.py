@@ -71,8 +71,8 @@ LEARNED_LESS = ("start", "frozen_decoder", "soft_frozen_decoder", "untrained_sae
 
 ADVANTAGES: dict[Advantage, str] = {
     Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
-    Advantage.WITHIN_INTERVALS: "The codes exceed that within the interval of the paired difference.",
-    Advantage.NONE: "The codes do not exceed that.",
+    Advantage.WITHIN_INTERVALS: "The codes exceed it, but within the interval of the paired difference.",
+    Advantage.NONE: "The codes do not exceed it.",
 }
 
 COMPACTNESS: dict[Relation, str] = {
@@ -131,7 +131,7 @@ def _introduction(results: StrictResults, present: Set[str]) -> str:
     """Return the reasons why these are the numbers for claims."""
     means = "codes are means over seeds, " if len(results.sae_ids) > 1 else ""
     labels = [REPRESENTATIONS[name].label for name in BASELINES if name in present]
-    baselines = f"and every question is also answered from baselines ({comma_list(labels)})"
+    baselines = f"and every comparison includes baselines ({comma_list(labels)})"
     return (
         "These numbers support claims: penalties are chosen by leaving whole groups out, accuracy is balanced over "
         "classes, each factor is replaced by the rank of its value among the clips, near duplicates count once, "
@@ -207,7 +207,7 @@ def _task_finding(comparison: Comparison) -> Finding:
     if {DENSE, CODES} <= comparison.readers.keys():
         said += f" {capitalised(describe_readers(comparison.readers))}."
     if comparison.at_chance:
-        said += " Neither exceeds permuted targets: it cannot be read."
+        said += " Neither exceeds permuted targets, so it cannot be predicted."
     elif best := comparison.best_baseline:
         subject = "baseline" if len(best.representations) == 1 else "baselines"
         verb = "reaches" if len(best.representations) == 1 else "reach"
@@ -229,7 +229,7 @@ def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
     if not comparison.untrained_is_better:
         return ""
     value = text_of(comparison.others["untrained"].value)
-    return f" An untrained encoder exceeds the trained layer ({value}): the answer lies in the audio itself."
+    return f" An untrained encoder exceeds the trained layer ({value}): the information is in the audio itself."
 
 
 def factor_findings(results: StrictResults) -> list[Finding]:
@@ -280,7 +280,7 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
         if (share := shares[name]) is not None
     ]
     if each:
-        said += f" What learned less or nothing: {comma_list(each)}."
+        said += f" Representations that learned less or nothing: {comma_list(each)}."
     if equal := unlearned_as_compact(comparison):
         said += f" The codes take no fewer than {comma_list(equal)}: compactness alone does not show learning."
     return [Finding("Compactness", said)]
@@ -316,7 +316,7 @@ def _predict_less(results: StrictResults, ridge: Comparison) -> str:
     means = sum(codes) / len(codes), sum(dense) / len(dense)
     if means[0] < means[1]:
         return f" They also predict less ({text}, by LASSO over all factors {_two(means[0])} against {_two(means[1])})."
-    return f" By ridge they predict less ({text}), by LASSO they do not: the reader decides that."
+    return f" They predict less by ridge ({text}) but not by LASSO: this depends on the reader."
 
 
 def few_dimension_findings(results: StrictResults) -> list[Finding]:
@@ -369,7 +369,9 @@ def seed_findings(results: StrictResults) -> list[Finding]:
                 f"{percent(values[2])} reappear."
             )
     if share["value"] <= share["null_high"]:
-        text += " The latents reappear no more than without learning: agreement shows nothing learned."
+        text += (
+            " The latents reappear no more often than without learning, so the agreement is no evidence of learning."
+        )
     return [Finding("Agreement between seeds", text)]
 
 

@@ -34,7 +34,7 @@ def sweeps(run: RunData) -> TextAndTable | None:
 
 
 def _sentence(rows: pl.DataFrame) -> str:
-    """Say to which factors a latent responds, and where it is strongest."""
+    """State the factors to which a latent responds, and where it is strongest."""
     responding = rows.filter(pl.col("responds"))
     each: list[str] = []
     for part in sorted(responding.partition_by("factor", maintain_order=True), key=lambda part: -part["r2"][0]):
