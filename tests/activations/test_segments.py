@@ -128,6 +128,23 @@ def test_a_table_that_names_an_unknown_clip_is_refused(corpus: Corpus, tmp_path:
         steps(corpus, tmp_path / "store", segments=Segments(table=table))
 
 
+@pytest.mark.parametrize(
+    ("start_s", "end_s", "message"),
+    [
+        (0.0, 80.0, "goes from 0 s to 80 s, and the clip lasts 0.1 s; are the times in milliseconds"),
+        (0.0, 700.0, "are the times in samples"),
+        (60.0, 61.0, "are the times in milliseconds"),
+        (1e6, 2e6, "give seconds in the clip"),
+    ],
+)
+def test_segments_far_from_the_sound_are_refused(
+    corpus: Corpus, tmp_path: Path, start_s: float, end_s: float, message: str
+):
+    table = pl.DataFrame({"clip_id": ["clip001.wav"], "start_s": [start_s], "end_s": [end_s]})
+    with pytest.raises(ConfigError, match=message):
+        steps(corpus, tmp_path / "store", segments=Segments(table=table))
+
+
 def test_a_table_of_segments_names_columns_without_use_and_decimal_commas_are_read(tmp_path: Path):
     path = tmp_path / "segments[1].csv"
     path.write_text("clip_id;start_s;end_s;word\na.wav;0,25;0,5;one\n")

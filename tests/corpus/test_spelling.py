@@ -25,7 +25,7 @@ def listing(groups: list[str], **columns: list[object]) -> Listing:
         (["2", "2.0", "+2", "3.0"], ["2", "2", "2", "3.0"]),
         (["Zo\u00eb", "Zoe\u0308"], ["Zo\u00eb"] * 2),
         (["a  b", "a\tb", "a b"], ["a b"] * 3),
-        (["lo\u200bw", "low", "l\u00adow"], ["low"] * 3),
+        (["lo\u200bw", "low", "\u202elow\u202c"], ["low"] * 3),
         (["1.2.3", "+", "-", "."], ["1.2.3", "+", "-", "."]),
         (["spk1", "Spk1"], ["spk1", "Spk1"]),
     ],

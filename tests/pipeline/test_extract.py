@@ -20,6 +20,7 @@ from otoscope.runs.folder import RunFolder
 from otoscope.runs.inputs import open_activations
 from otoscope.runs.progress import SilentReporter
 from tests.support.activations import contents
+from tests.support.calling import call
 from tests.support.small_runs import (
     FOLDER,
     RATE_HZ,
@@ -138,6 +139,18 @@ def test_extract_reads_segments_next_to_the_configuration(config: Path, tmp_path
     assert extracted(config, tmp_path / "run", "extract.segments=parts.csv").segments["clip_id"].to_list() == [
         "low/bob_0.wav"
     ]
+
+
+def test_extract_names_segments_without_a_frame(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "low/ann_0.wav,0.1,0.3\nlow/ann_0.wav,0.1,0.1001\n"
+    (tmp_path / "parts.csv").write_text(f"clip_id,start_s,end_s\n{rows}")
+    outcome = call(
+        capsys, "extract", config, "--out", tmp_path / "run", "--set", f"extract.segments={tmp_path}/parts.csv"
+    )
+    assert "warning: 1 segment without any frame: too short, or of clips set aside" in outcome.err
+    assert ActivationStore.open(tmp_path / "run").segments.height == 1
 
 
 def test_extract_writes_to_another_location(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

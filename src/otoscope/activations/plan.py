@@ -193,7 +193,7 @@ def clip_keys(corpus: Corpus, segments: Segments | None) -> dict[str, str]:
     """Identify each clip's sound, and its segments if they come from a table; labels and splits are ignored."""
     rows = corpus.clips.select("clip_id", "digest", "start_s", "duration_s", "^channel$").iter_rows()
     if segments is not None:
-        segments.check(set(corpus.clips["clip_id"]))
+        segments.check(corpus.clips)
         return {clip_id: fingerprint(sound, segments.key(clip_id)) for clip_id, *sound in rows}
     return {clip_id: fingerprint(sound) for clip_id, *sound in rows}
 

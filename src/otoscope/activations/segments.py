@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from otoscope.artifacts import fingerprint
+from otoscope.corpus.audio import likely_unit
 from otoscope.encoders.base import Frames
 from otoscope.errors import ConfigError, CorpusError, suggest
 from otoscope.hardware import column_sums
@@ -81,11 +82,21 @@ class Segments:
         """Identify the segments of one clip; None if they follow from the settings."""
         return None if self.table is None else fingerprint(self._spans.get(clip_id, []))
 
-    def check(self, clip_ids: set[str]) -> None:
-        """Raise `ConfigError` if the table has a clip that the corpus lacks."""
-        if unknown := sorted(self._spans.keys() - clip_ids):
-            nearest = suggest(unknown[0], clip_ids)
+    def check(self, clips: pl.DataFrame) -> None:
+        """Raise `ConfigError` if the table has a clip that the corpus lacks, or times that are far from its sound."""
+        known = {clip_id: rest for clip_id, *rest in clips.select("clip_id", "duration_s", "rate_hz").iter_rows()}
+        if unknown := sorted(self._spans.keys() - known.keys()):
+            nearest = suggest(unknown[0], known)
             raise ConfigError(f"the table of segments has a clip that the corpus lacks: {nearest}"[:400])
+        for clip_id, spans in self._spans.items():
+            length_s, rate_hz = known[clip_id]
+            for _, start_s, end_s in spans:
+                if start_s >= length_s or end_s > 5 * length_s:
+                    unit = likely_unit(end_s, length_s, rate_hz=rate_hz)
+                    raise ConfigError(
+                        f"a segment of {clip_id} goes from {start_s:g} s to {end_s:g} s, and the clip lasts"
+                        f" {length_s:g} s; " + (f"are the times in {unit}?" if unit else "give seconds in the clip")
+                    )
 
     def assign_frames(self, clip_id: str, centre_s: Float[np.ndarray, " frames"]) -> Iterator[SegmentFrames]:
         """Yield the segments of a clip that contain any of its frames, in order of their ends."""

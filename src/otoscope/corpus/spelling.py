@@ -22,7 +22,7 @@ MAX_CLASS, MAX_GROUP = 1000, 4096
 MAX_SHOWN = 3
 """Examples in a note."""
 
-_INVISIBLE = re.compile("[\ufeff\u200b\u200e\u200f\u2060\u00ad]")
+_INVISIBLE = re.compile("[\ufeff\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\u00ad]")
 
 
 def clean_listing(listing: Listing) -> Listing:

@@ -172,6 +172,9 @@ class _Extraction:
                 load=None if self._run.executor.in_process else partial(_load, config),
             ):
                 watch.advance(last.clips_new, note=f"{last.times_real_time:.1f} x real time")
+        listed = 0 if segments is None or segments.table is None else segments.table.height
+        if lost := max(0, listed - (ActivationStore.open(address).segments.height if listed else 0)):
+            watch.message(f"  warning: {count(lost, 'segment')} without any frame: too short, or of clips set aside")
         return last
 
 
