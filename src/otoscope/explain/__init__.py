@@ -3,22 +3,22 @@
 - `write_activation_index`, `ActivationIndex`: all codes of a dictionary, by clip and by latent
 - `top_activations`, `quantile_examples`, `silent_clips`, `near_misses`: rows and clips that show when a latent fires
 - `response_curve`, `explained_shares`: activation against pitch, level, formants, ... over frames of unseen groups
-- `sweep_latents`: activation while the synthesiser changes one factor and holds the others; `causal_curves`,
+- `sweep_latents`: activation while the synthesiser changes one factor and keeps the others fixed; `causal_curves`,
   `crossed_shares`, `curve_agreement`: its statistics
 - `temporal_profile`: lag after sound onsets, duration, persistence, modulation spectrum
 - `describe_latents`, `score_cards`: when latents fire in words, and blind scores on unseen groups beside controls, all
   tested as one family; `card`: the same of one latent
 - `describe_frames`: acoustic descriptors and log-mel spectra at the frames of an encoder
-- `splice`: an SAE in the place of a layer; `recovered_share`, `score_shares`: what later layers still hold
-- `intervene`: change latents at a layer and run on; `mean_effects`, `side_effect`: what readouts of concepts show then
+- `splice`: a layer replaced by its reconstruction; `recovered_share`, `score_shares`: its effect on later layers
+- `intervene`: change latents at a layer; `mean_effects`, `side_effect`: effects on readouts of concepts
 - `fit_readouts`, `concept_targets`: linear readouts of classes and factors; `leace`: erase a concept from frames
-- `gain_sums`, `lost_gain`, `diagonal_dominance`: what readouts lose when each concept is erased; `swap_pairs`
+- `gain_sums`, `lost_gain`, `diagonal_dominance`: losses of readouts when each concept is erased; `swap_pairs`
 - `attribute`, `flipped_by_ablation`: decisions as sums over latents; `MaskedSound`, `occlude`, `occlusion_curves`,
   `retained`: the parts of a sound on which an activation depends
 - `firing_by_class`, `co_firing`: firing rates per label or group, and latents that fire together
 - `match_indices`, `match_codes`: latents of other seeds, layers, encoders or checkpoints that fire alike;
   `latent_families`: latents of one dictionary that fire together
-- `score_labels`: the latent that answers best to each annotated label, beside the layer's own units and clusters
+- `score_labels`: the best latent for each annotated label, beside the layer's own units and clusters
 - `annotation_tables`: the scores of `score_labels` for a run, with sound examples
 - `choose_latents`, `choose_class_latents`: the best latent of each factor, or of each class of a label, chosen on
   training groups and tested on test groups; `LatentOutcome` is the decision of the test groups
@@ -26,7 +26,7 @@
 - `spectrogram`, `to_png`: spectrograms as small pictures
 - `write_top_clips`, `read_top_clips`: sound, spectrogram and activation of these clips in a run's `explain/`
 
-Start with `otoscope.pipeline.explain`, which puts them together.
+Start with `otoscope.pipeline.explain`, which combines them.
 """
 
 from otoscope.explain.activation_index import ActivationIndex, Firing, index_inputs, write_activation_index

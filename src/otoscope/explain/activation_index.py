@@ -94,7 +94,7 @@ class ClipRange(NamedTuple):
 
 
 class Extent(TypedDict):
-    """Clips of a part or latents of a block: the first and their number; and the scale of the codes."""
+    """Clips of a part or latents of a block: the first, their number, and the scale of the codes."""
 
     first: int
     number: int
@@ -249,8 +249,7 @@ def write_activation_index(
 
     Consecutive clips are encoded together. Finished parts and blocks of an interrupted call are kept; the files of a
     resumed call have the same bytes. Memory is bounded by one part, one block and `DENSE_CELLS` codes. `on_clip` is
-    called after each clip. Raises `EvaluationError` if the SAE has another width than the layer or gives a code that is
-    not finite.
+    called after each clip. Raises `EvaluationError` if the widths of SAE and layer differ, or a code is not finite.
     """
     if store.width(layer) != sae.width:
         raise EvaluationError(
@@ -279,7 +278,7 @@ _INDEX_FILE = re.compile(r"(part|block)-\d{5}\.safetensors|(clips|latents)\.parq
 
 
 def remove_index(folder: Path) -> None:
-    """Remove the files of a finished index; files of others stay, and with them their folder."""
+    """Remove the files of a finished index, and its folder if no other files are in it."""
     try:
         read_json_as(folder / CARD, IndexCard)
     except ArtifactError:  # no index
@@ -392,7 +391,7 @@ def _write_part(
 
 
 class _Codes(NamedTuple):
-    """Codes of some rows that are not 0, row by row and by latent, and their number in each row."""
+    """Non-zero codes of some rows, by row and then by latent, and their number in each row."""
 
     values: Float[np.ndarray, " entries"]
     latents: Int[np.ndarray, " entries"]
@@ -562,7 +561,7 @@ def _checksum(inputs: str, extent: Extent, tensors: Mapping[str, NDArray[Any]]) 
 
 
 def _finished(path: Path, inputs: str) -> Extent | None:
-    """Return the extent of a whole file that an earlier call finished from the same inputs; None if there is none."""
+    """Return the extent of a file that an earlier call completed from the same inputs; None if there is none."""
     if not path.is_file():
         return None
     try:

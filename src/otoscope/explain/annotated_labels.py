@@ -1,7 +1,7 @@
-"""Latents that answer to annotated labels: the best single latent per label, on groups that did not choose it.
+"""The best single latent for each annotated label, scored on groups that were not used to choose it.
 
 A frame carries a label if its centre lies in an interval of the label. A unit and a threshold are chosen by frame F1 on
-the training and validation groups and scored on the test groups. Beside the latent stand the best unit of the layer
+the training and validation groups and scored on the test groups. The latent is compared with the best unit of the layer
 itself and the best k-means cluster of its frames, chosen the same way. The null repeats choice and score with the
 labels of each clip rotated in time by a random amount, which keeps their durations and breaks their alignment; labels
 that fill their clips, which a rotation leaves as they are, are exchanged between the clips of a group instead. All
@@ -35,7 +35,7 @@ FILLED = 0.9
 """Share of the frames of a clip from which a label counts as filling it."""
 
 ALPHA = 0.05
-"""Value of p below which a latent answers to a label beyond chance."""
+"""Value of p below which the latent of a label is beyond chance."""
 
 LEVELS = (0.0, 0.5, 0.75)
 """Thresholds of a latent, as quantiles of its activations above 0; 0 is any activation."""
@@ -368,7 +368,7 @@ class LabelExample(NamedTuple):
 def label_examples(frames: AnnotatedFrames, latents: Units, scores: pl.DataFrame) -> list[LabelExample]:
     """Return labelled intervals of different test clips in which the latent of each label is strongest.
 
-    Only labels that a latent answers to beyond chance have examples.
+    Only labels with a latent beyond chance have examples.
     """
     found: list[LabelExample] = []
     test_clips = np.unique(frames.clip[frames.test]).tolist()

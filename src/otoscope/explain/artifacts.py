@@ -1,4 +1,4 @@
-"""Clips in which a latent fires most; on disk with sound and picture, so that a page needs no corpus."""
+"""Clips in which a latent fires most, stored with sound and picture, so that a page needs no corpus."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -72,10 +72,10 @@ def flipped_by_ablation(
     *,
     removed: int,
 ) -> tuple[Float[np.ndarray, " clips"], Float[np.ndarray, " clips"]]:
-    """Return whether ablating the latents that contribute most flips each decision, and how often others do.
+    """Return which decisions flip if the latents that contribute most are ablated, and how often with random ones.
 
-    The others are as many random active latents of the same clip; their joint change of the reconstruction is scaled to
-    the norm of that of the ablated latents.
+    The control ablates as many random active latents of the same clip; their joint change of the reconstruction is
+    scaled to the norm of that of the ablated latents.
     """
     found = attribute(codes, atoms, offset, weights, bias)
     rng = np.random.default_rng(0)
@@ -162,7 +162,7 @@ class MaskedSound:
 
 
 def occlude(score: Score, sound: MaskedSound, grid: Grid) -> Float[np.ndarray, "bands times"]:
-    """Return how much a score falls when each cell is silenced alone."""
+    """Return the decrease of a score when each cell is silenced alone."""
     untouched = score(sound.wave.astype(np.float32))
     relevance = np.zeros(grid.shape)
     for cell in np.ndindex(*grid.shape):
@@ -221,10 +221,10 @@ def cell_energies(sound: MaskedSound, grid: Grid) -> Float[np.ndarray, "bands ti
 def rotated_regions(
     sound: MaskedSound, region: Bool[np.ndarray, "bins hops"], *, draws: int = 3, seed: int = 0
 ) -> list[Bool[np.ndarray, "bins hops"]]:
-    """Return the region moved in time by random amounts (around the ends), of those nearest to its energy.
+    """Return the region moved in time by random amounts (around the ends), among shifts with similar energy.
 
-    All have the same area. Half of the rotations by at least a tenth of the clip, those with the nearest energy, are
-    drawn from. Raises `EvaluationError` for a region that is empty or covers more than nine tenths of the clip.
+    All have the same area. Shifts are drawn from the half, of all by at least a tenth of the clip, with the nearest
+    energy. Raises `EvaluationError` for a region that is empty or covers more than nine tenths of the clip.
     """
     share = float(region.mean())
     if not 0 < share <= MAX_AREA:
@@ -252,7 +252,7 @@ def retained(
     sound: MaskedSound,
     regions: Sequence[Bool[np.ndarray, "bins hops"]],
 ) -> Float[np.ndarray, " regions"]:
-    """Return the share of the summed activation that is left when only a region of the sound is played."""
+    """Return the share of the summed activation that remains when only a region of the sound is kept."""
     total = float(activation_of(sound.wave.astype(np.float32)).sum())
     if not total > 0:
         raise EvaluationError("the latent is silent in this clip; choose one in which it fires")

@@ -1,4 +1,4 @@
-"""Cards of latents: a sentence composed from numbers, and its blind score on unseen groups beside controls.
+"""Cards of latents: a sentence written from measurements, and its blind score on unseen groups beside controls.
 
 A card states when a latent fires: voicing, ranges of acoustic descriptors, and classes of clips. It is written from
 some groups; its score is the area under the ROC curve (AUROC) of predicting, from the card alone, in which frames of
@@ -154,7 +154,7 @@ class LatentDescription:
 
 
 def _spread(values: Float[np.ndarray, " rows"]) -> float:
-    """Return the standard deviation of the known values, the width over which a range without one end falls."""
+    """Return the standard deviation of the known values, the fall-off width of a range with one open end."""
     spread = float(np.nanstd(values)) if np.isfinite(values).any() else 0.0
     return max(spread, 1e-9)
 
@@ -165,7 +165,7 @@ def describe_latents(
     """Return the descriptions of latents from their activations on some frames.
 
     Descriptors count if their curve predicts groups left out beyond its null and by `MIN_R2` at least; the `MAX_RANGES`
-    best are kept, without those that repeat a better one. Classes count if the latent fires `MIN_LIFT` times as often
+    best are kept, without near duplicates of a better one. Classes count if the latent fires `MIN_LIFT` times as often
     as in the other classes, in at least `MIN_CLASS_GROUPS` groups, and beyond the null of permuted clips. The curves of
     all latents are tested as one family, and all their lifts as another: by chance, any range is on any card in 5 % of
     cases, and so is any class. Raises `EvaluationError` if the numbers of rows differ.
@@ -226,7 +226,7 @@ class CardScore(NamedTuple):
 def score_cards(
     cards: Sequence[LatentDescription], activations: Sequence[Float[np.ndarray, " rows"]], frames: FrameTable
 ) -> list[CardScore]:
-    """Return the blind scores of cards on frames of groups that they were not written from.
+    """Return the blind scores of cards on frames of groups that were not used to write them.
 
     AUROCs are computed within each group and averaged. A group in which the latent always or never fires has none. The
     scores are one family: `permuted_high` is that of the largest score of all cards.
@@ -240,7 +240,7 @@ def score_cards(
 
 
 class ScoredDescription(NamedTuple):
-    """When a latent fires, in words and numbers, and the blind score of that on unseen groups."""
+    """Description of when a latent fires, in words and numbers, and its blind score on unseen groups."""
 
     description: LatentDescription
     score: CardScore

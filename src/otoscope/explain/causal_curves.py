@@ -1,4 +1,4 @@
-"""Causal response curves: activation of latents while the synthesiser changes one factor and holds the others."""
+"""Causal response curves: activation of latents while the synthesiser changes one factor and keeps the others fixed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -252,7 +252,7 @@ def sweep_latents(
 def number_of_clips(
     *, factors: Sequence[str] = tuple(SWEPT), singers: int = SINGERS, crossed_clips: int = CROSSED_CLIPS
 ) -> int:
-    """Return how many clips `sweep_latents` encodes; two settings that are the same share a clip."""
+    """Return the number of clips that `sweep_latents` encodes; equal settings share a clip."""
     return len(_distinct(swept_settings(factors, singers), crossed_settings(factors, singers, crossed_clips)))
 
 

@@ -22,7 +22,7 @@ GROUP_PARTS = 5
 
 
 class GroupClips(NamedTuple):
-    """Clips of each group from which the readout of the group is fitted, on which it is chosen, and those it reads."""
+    """Clips of each group that fit its readout, that choose its penalty, and that are read out."""
 
     fitted: Bool[np.ndarray, " clips"]
     chosen: Bool[np.ndarray, " clips"]
@@ -65,11 +65,11 @@ class Eraser(NamedTuple):
 
 
 def leace(rows: Float[np.ndarray, "rows width"], values: Float[np.ndarray, "rows columns"]) -> Eraser:
-    r"""Return the least change of rows after which they do not correlate with the values (LEACE).
+    r"""Return the smallest change of rows that removes their correlation with the values (LEACE).
 
     With $W = \Sigma_{xx}^{-1/2}$ (pseudo-inverse) and $P$ the orthogonal projection on the columns of
     $W \Sigma_{xz}$, it is $x - W^+ P W (x - \mu)$ (Belrose et al., arXiv 2306.03819, theorem 4.2): no linear readout
-    fitted by least squares predicts the values any more. Raises `EvaluationError` if no row varies with the values.
+    fitted by least squares can predict the values. Raises `EvaluationError` if no row varies with the values.
 
     >>> rng = np.random.default_rng(0)
     >>> z = rng.normal(size=(500, 1))
@@ -158,7 +158,7 @@ def diagonal_dominance(
     *,
     control: Float[np.ndarray, "groups passes_and_squares concepts"] | None = None,
 ) -> Dominance:
-    """Return how much more gain erasing a concept takes from its own readout than from those of others.
+    """Return the mean loss of gain of the erased concept's own readout minus that of the readouts of others.
 
     `erased` is the concept of each pass after the first, `others` marks the concepts that it is compared with. With the
     sums of a `control` (random latents), the difference to its dominance is returned, paired over groups.

@@ -1,4 +1,4 @@
-"""When a latent fires: examples over the range of its activation, silent clips, classes, and other latents."""
+"""Firing of a latent: examples over the range of its activation, silent clips, classes, and other latents."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple

@@ -119,7 +119,7 @@ class _Centres:
         self.start_s, self.end_s = start_s, end_s
 
     def mean(self, windows: Float[np.ndarray, "windows columns"]) -> Float[np.ndarray, "frames columns"]:
-        """Return the mean over the windows in each frame, without NaN where any is known."""
+        """Return the mean over the windows in each frame, ignoring NaN; NaN if none is known."""
         known = np.isfinite(windows)
         sums = np.concatenate([np.zeros((1, windows.shape[1])), np.cumsum(np.where(known, windows, 0.0), axis=0)])
         counts = np.concatenate([np.zeros((1, windows.shape[1])), np.cumsum(known, axis=0)])

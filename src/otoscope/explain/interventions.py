@@ -98,7 +98,7 @@ def code_edit(latents: Sequence[int], operation: Operation, amount: float | None
 
 
 def latent_shift(sae: SparseAutoencoder, edit: CodeEdit) -> Shift:
-    """Return what an edit of the codes adds to each frame."""
+    """Return the change of each frame by an edit of the codes."""
 
     def shift(rows: Float[Tensor, "frames width"]) -> Float[Tensor, "frames width"]:
         codes = sae.encode(rows)
@@ -122,7 +122,7 @@ def constant_shift(direction: Float[np.ndarray, " width"]) -> Shift:
 
 
 def with_norm(shift: Shift, norm: float | Shift) -> Shift:
-    """Return a shift in proportion to another, whose mean norm over the frames of a clip is given or a third one's.
+    """Return a shift scaled to a given mean norm over the frames of a clip, or to that of another shift.
 
     A shift that is zero in the whole clip stays zero.
     """

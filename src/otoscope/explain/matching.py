@@ -112,7 +112,7 @@ def match_codes(
     """Match the latents of two codes of the same rows, one to one and many to one.
 
     The null is a rotation of the other code: its columns, mixed by a random Gaussian matrix, hold the same information
-    and no latent of their own. A second null shuffles the rows. Raises `EvaluationError` for codes of different rows.
+    but none of its latents. A second null shuffles the rows. Raises `EvaluationError` for codes of different rows.
 
     >>> codes = np.random.default_rng(0).exponential(size=(200, 12))
     >>> matches = match_codes(codes, codes[:, ::-1])

@@ -1,4 +1,4 @@
-"""Selection of the latent that follows each factor, or each class of a label, best."""
+"""Selection of the best latent for each factor, or for each class of a label."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,10 +99,10 @@ class LatentChoice:
     def outcome(self) -> LatentOutcome:
         """Decision of the test groups.
 
-        The test correlation must exceed its null in size and have the sign of the training correlation. It is that
-        within groups: a latent that follows a factor between them only, as one of the singer's sex does, is no latent
-        of the factor. That is decided only where the interval of the correlation within groups ends below that of an R²
-        of `PREDICTED_R2`: a weak relation within groups is not beyond chance either.
+        The test correlation must exceed its null in size and have the sign of the training correlation. It is
+        computed within groups: a latent that follows a factor between groups only, such as one of the singer's sex, is
+        not a latent of the factor. This is decided only where the interval of the correlation within groups ends below
+        that of an R² of `PREDICTED_R2`: a weak relation within groups is not beyond chance either.
         """
         if self.test_clips < MIN_ROWS:
             return LatentOutcome.TOO_FEW_CLIPS

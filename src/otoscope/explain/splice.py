@@ -1,4 +1,4 @@
-"""Splice: put a reconstruction in the place of a layer, run the encoder on, and measure what later layers hold."""
+"""Splice: replace a layer by its reconstruction, run the layers after it, and measure the effect."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -85,13 +85,13 @@ def splice(
     edit: Callable[[Float[Tensor, "frames latents"]], Float[Tensor, "frames latents"]] | None = None,
     span_s: tuple[float, float] | None = None,
 ) -> Splice:
-    """Put an SAE in the place of a layer.
+    """Replace a layer by its reconstruction.
 
     Args:
         encoder: a loaded model.
         sae: the SAE of this layer's frames.
         layer: 0 replaces the input of the first block, i the output of block i.
-        error_term: add what the reconstruction misses, so that only `edit` changes the layer: the new state is
+        error_term: add the error of the reconstruction, so that only `edit` changes the layer: the new state is
             `x + decode(edit(codes)) - decode(codes)`, and exactly `x` without an edit.
         edit: change of the codes of a clip.
         span_s: start and end in seconds of the frames that change; all frames by default.
@@ -143,7 +143,7 @@ def splice_with(
     width: int | None = None,
     span_s: tuple[float, float] | None = None,
 ) -> Splice:
-    """Put a function of the frames in the place of a layer; raise as `splice` does."""
+    """Replace a layer by a function of its frames; raise as `splice` does."""
     check_layers([layer], encoder.layers, encoder.name)
     encoder = require_replaceable(encoder)
     actual = next(one.width for one in encoder.layers if one.index == layer)

@@ -1,4 +1,4 @@
-"""Scores of splices: what later layers and the transcription hold of an encoder whose layer is replaced."""
+"""Scores of splices: later layers and transcripts of an encoder with a replaced layer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,7 +106,7 @@ def _reconstruction(sae: SparseAutoencoder) -> Substitute:
 
 
 def _with_error(substitute: Substitute) -> Substitute:
-    """Return a substitute to which what it misses is added back."""
+    """Return a substitute with its error added back."""
 
     def replaced(frames: Float[Tensor, "frames width"]) -> Float[Tensor, "frames width"]:
         found = substitute(frames)

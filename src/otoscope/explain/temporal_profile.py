@@ -21,7 +21,7 @@ QUIET_S = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalProfile:
-    """When and for how long a latent fires.
+    """Times and durations of a latent's firing.
 
     `lag_s` is the time from a sound onset to the moment at which the onset-aligned mean activation passes half of its
     rise, NaN without onsets or if the rise is below three standard errors; `onsets` is their number. `duration_s` is

@@ -130,5 +130,5 @@ class Transcriber:
 
 
 def _skip(_: object, args: tuple[Any, ...], output: Any) -> Any:
-    """Return the input of a block in the place of its output."""
+    """Return the input of a block instead of its output."""
     return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
