@@ -9,14 +9,14 @@ Sound becomes activations, activations become codes, and codes become statements
   encodes and decodes (`from_pretrained`, `save_pretrained`); `SparseCoder` is the scikit-learn estimator; the
   sparsifiers are `TopK`, `BatchTopK`, `JumpReLU`, `Gated` and `ReLU`
 - runs: `load_config`, `RunConfig` and `run` go from a YAML file to a report; `load_results` reads the numbers and
-  `plot` draws them; `explain` has what latents respond to, and interventions on them
+  `plot` draws them; `explain` describes and changes latents
 
 >>> import otoscope
 >>> sae = otoscope.SparseAutoencoder(width=16, latents=64, sparsifier=otoscope.TopK(4))
 >>> sae.latents
 64
 
-The rooms have guided tours of their own: `help(otoscope.sae)`, `help(otoscope.metrics)`, ... All errors derive from
+Each sub-package has its own overview: `help(otoscope.sae)`, `help(otoscope.metrics)`, ... All errors derive from
 `OtoscopeError` and are listed in `otoscope.errors`. The command line has the same stages: `otoscope --help`.
 """
 
