@@ -238,6 +238,14 @@ def test_annotation_folder_gives_the_chosen_tiers_of_each_clip(tmp_path: Path):
     assert list(folder.of_clips(clips, ("words",))) == [[one("words")]] * 2 + [[]]
 
 
+def test_annotation_folder_gives_each_channel_its_lines_of_a_table(tmp_path: Path):
+    (tmp_path / "all.ctm").write_text("a A 0.25 0.5 one\na B 1 1 two\nb 1 0.25 0.5 one\nb 2 1 1 two\n")
+    folder = AnnotationFolder(tmp_path)
+    clips = pl.DataFrame({"path": ["a.wav", "a.wav", "b.wav", "b.wav"], "rate_hz": 8000, "channel": [1, None, 1, 2]})
+    labels = [[one.label for one in found] for found in folder.of_clips(clips, ())]
+    assert labels == [["one"], ["one", "two"], ["one"], ["two"]]
+
+
 def test_annotation_folder_check_reads_every_file_of_the_recordings(tmp_path: Path):
     names = ("a", "b", "c")
     for name in names:

@@ -239,6 +239,14 @@ def test_recordings_with_and_without_annotations_are_counted(capsys: pytest.Capt
     assert counted in outcome.err
 
 
+def test_words_of_each_channel_are_counted(capsys: pytest.CaptureFixture[str], table: Path) -> None:
+    for site in SITES:
+        soundfile.write(table.with_name(f"{site}.wav"), np.stack([tone(300.0), tone(400.0)], axis=1), RATE_HZ)
+    words = "".join(f"{site} A 0 0.2 hello\n{site} A 0.2 0.1 you\n" for site in SITES)
+    outcome = annotated(capsys, table, {"all.ctm": f"{words}north B 0.1 0.2 yes\n"}, "channel: each")
+    assert "5 of 8 recordings annotated: 9 intervals, 3 labels, tiers: words; none for east.wav#ch" in outcome.err
+
+
 def test_words_of_joined_recordings_are_counted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for at, name in enumerate(f"{digit}_{speaker}_{take}" for speaker in "abc" for digit in "12" for take in "01"):
         write_audio(tmp_path / "digits" / f"{name}.wav", tone(200.0 + 10 * at), 8000)

@@ -357,10 +357,10 @@ class _ShallowTree(ElementTree.TreeBuilder):
 def _ctm(text: str, recording: str, rate_hz: int) -> Iterator[AnnotatedInterval]:
     """Read the lines of one recording."""
     del rate_hz
-    return (interval for name, interval in _ctm_lines(text) if name == recording)
+    return (interval for name, _, interval in _ctm_lines(text) if name == recording)
 
 
-def _ctm_lines(text: str) -> Iterator[tuple[str, AnnotatedInterval]]:
+def _ctm_lines(text: str) -> Iterator[tuple[str, str, AnnotatedInterval]]:
     """Read lines of recording, channel, start, duration, word and, if given, a confidence."""
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
@@ -369,7 +369,7 @@ def _ctm_lines(text: str) -> Iterator[tuple[str, AnnotatedInterval]]:
         if len(fields) < 5:
             raise ValueError(f"line {number} has {len(fields)} fields; expected name, channel, start, duration, word")
         start_s = float(fields[2])
-        yield fields[0], AnnotatedInterval("words", start_s, start_s + float(fields[3]), fields[4])
+        yield fields[0], fields[1], AnnotatedInterval("words", start_s, start_s + float(fields[3]), fields[4])
 
 
 def _timit(tier: str) -> Reader:
@@ -439,10 +439,15 @@ class AnnotationFolder:
         stems = Counter(PurePosixPath(key).name for key in self._by_name)
         self._only = {name: key for key in self._by_name if stems[name := PurePosixPath(key).name] == 1}
 
-    def of(self, recording: str, *, rate_hz: int) -> list[AnnotatedInterval]:
-        """Return the intervals of a recording by its path relative to the corpus; empty if it has no file."""
+    def of(self, recording: str, *, rate_hz: int, channel: int | None = None) -> list[AnnotatedInterval]:
+        """Return the intervals of a recording by its path relative to the corpus; empty if it has no file.
+
+        Of the lines of a CTM file, those of the channel are returned, which may be a number or a letter.
+        """
         name = PurePosixPath(recording).stem
-        found = list(self._of_tables.get(name.lower(), []))
+        wanted = (str(channel), chr(64 + channel)) if channel else ()
+        lines = self._of_tables.get(name.lower(), [])
+        found = [one for of_channel, one in lines if not wanted or of_channel.upper() in wanted]
         for path in self._by_name.get(self._key(recording), []):
             found += read_annotations(path, recording=name, rate_hz=rate_hz)
         return sorted(found)
@@ -450,8 +455,9 @@ class AnnotationFolder:
     def of_clips(self, clips: pl.DataFrame, tiers: Sequence[str]) -> Iterator[list[AnnotatedInterval]]:
         """Yield the intervals of the tiers, or of all, in the recording of each clip; neighbours share one reading."""
         of = lru_cache(maxsize=1)(self.of)
-        for path, rate_hz in clips.select("path", "rate_hz").iter_rows():
-            yield [one for one in of(path, rate_hz=rate_hz) if not tiers or one.tier in tiers]
+        for path, rate_hz, *channel in clips.select("path", "rate_hz", "^channel$").iter_rows():
+            found = of(path, rate_hz=rate_hz, channel=channel[0] if channel else None)
+            yield [one for one in found if not tiers or one.tier in tiers]
 
     def check(self, recordings: Sequence[str], tiers: Sequence[str]) -> None:
         """Read all files of the recordings; raise `CorpusError` if one cannot be read, or a tier has no label."""
@@ -518,16 +524,16 @@ class AnnotationFolder:
         return next((key for key in (str(path), path.name) if key in self._by_name), only if is_same else path.name)
 
     @cached_property
-    def _of_tables(self) -> dict[str, list[AnnotatedInterval]]:
-        """Intervals of the CTM files by the name of the recording; each file is read once for all of them."""
-        found: dict[str, list[AnnotatedInterval]] = {}
+    def _of_tables(self) -> dict[str, list[tuple[str, AnnotatedInterval]]]:
+        """Channels and intervals of the CTM files by the name of the recording; each file is read once for all."""
+        found: dict[str, list[tuple[str, AnnotatedInterval]]] = {}
         for path in self._tables:
             rows = _parse(path, _ctm_lines)
-            _require_valid(path, (interval for _, interval in rows))
-            for name, interval in rows:
+            _require_valid(path, (interval for *_, interval in rows))
+            for name, channel, interval in rows:
                 known = PurePosixPath(name.lower())
                 key = known.stem if known.suffix in EXTENSIONS else str(known)
-                found.setdefault(key, []).append(interval)
+                found.setdefault(key, []).append((channel, interval))
         return found
 
 

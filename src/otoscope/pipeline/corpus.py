@@ -142,9 +142,10 @@ def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: List
         inside, beyond = within_clip(intervals, start_s=row["start_s"], duration_s=row["duration_s"])
         if inside:
             of_clip[position] = inside
-        if row["path"] in of_recording:
+        recording = make_clip_id(row["path"], 0.0, None, row.get("channel"))
+        if recording in of_recording:
             continue
-        of_recording[row["path"]] = len(intervals)
+        of_recording[recording] = len(intervals)
         labels |= {(one.tier, one.label) for one in intervals}
         if row["path"] in whole and beyond:
             late += beyond
@@ -157,7 +158,7 @@ def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: List
             )
     total = sum(of_recording.values())
     if not total:
-        annotations.check(list(of_recording), config.corpus.tiers)
+        annotations.check(corpus.clips["path"].unique().sort().to_list(), config.corpus.tiers)
     if 2 * far > total:
         raise CorpusError(
             f"{far:,} of {count(total, 'interval')} under {annotations.root} end long after the recording,"

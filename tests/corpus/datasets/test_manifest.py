@@ -349,6 +349,8 @@ def test_times_of_a_clock_and_addresses_are_no_data(manifest, tmp_path):
         ("https://example.org/b.wav", "an address; download the file, and write its path")
     ]
     assert listing.notes == ("no column end_s or duration_s: those clips last to the end of their file",)
+    listing = ManifestCorpus(table=manifest("path,duration_s\na.wav,1\n")).listing(tmp_path)
+    assert listing.notes == ("no column start_s: each clip begins at 0 s and ends at duration_s",)
 
 
 def test_split_names_have_synonyms_and_a_listed_column_of_them_is_a_label(manifest, tmp_path):

@@ -375,8 +375,10 @@ def _notes_of_missing(cells: pl.DataFrame) -> list[str]:
     to_end = "those clips last to the end of their file"
     meanings = {"start_s": "those clips start at 0 s", "end_s": to_end, "duration_s": to_end}
     meanings["split"] = "those clips join their group, or groups are assigned by their hash"
-    no_end = "start_s" in cells.columns and not {"end_s", "duration_s"} & set(cells.columns)
-    return [f"no column end_s or duration_s: {to_end}"] * no_end + [
+    has_start, ends = "start_s" in cells.columns, [c for c in ("duration_s", "end_s") if c in cells.columns]
+    alone = [f"no column end_s or duration_s: {to_end}"] * (has_start and not ends)
+    alone += [f"no column start_s: each clip begins at 0 s and ends at {c}" for c in ends if not has_start]
+    return alone + [
         f"no {name} in {count(missing, 'row')}: {meaning}"
         for name, meaning in meanings.items()
         if name in cells.columns and (missing := cells[name].null_count())
