@@ -370,7 +370,7 @@ def intruder_score(
     embedding: Float[np.ndarray, "rows dimensions"],
     clips: Int[np.ndarray, " rows"],
 ) -> float:
-    """Return how often the odd frame out is found among four in which a latent fires strongly; chance is 0.2.
+    """Return the rate of finding the odd frame out among four in which a latent fires strongly; chance is 0.2.
 
     Each trial takes four frames from the strongest tenth of the firing frames, of different clips where possible, and
     one in which the latent is silent, and picks the frame farthest from the mean of the other four. `embedding` is

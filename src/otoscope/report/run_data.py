@@ -111,7 +111,7 @@ class RunData:
 
 
 def has_fold_dictionaries(config: Mapping[str, Any]) -> bool:
-    """Return whether a run's configuration asks for dictionaries of each fold of a cross-fit."""
+    """True if a run's configuration has separate dictionaries for each fold of a cross-fit."""
     return (config.get("splits") or {}).get("dictionaries") == "per_fold"
 
 

@@ -96,7 +96,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     )
     notes = " ".join(describe_task(claim).notes)
     assert "The value of the codes is the mean of 2 seeds, ranging from 78.9\xa0% to 79.0\xa0%." in notes
-    assert "Of 3 other targets the same codes lose more than 2 points on 2: " in notes
+    assert "The same codes lose more than 2 points on 2 of 3 other targets: " in notes
     assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
     assert (
         "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
@@ -105,7 +105,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     best = Baseline(("logmel",), estimate(0.7, 0.6, 0.8))
     notes = " ".join(describe_task(replace(claim, best_baseline=best, others=OtherTargets(1, {}))).notes)
     assert "The best baseline is log-mel statistics, 70.0\xa0% (60.0\xa0% to 80.0\xa0%)" in notes
-    assert "Of 1 other target the same codes lose more than 2 points on none" in notes
+    assert "The same codes lose more than 2 points on none of 1 other target" in notes
     assert not describe_task(TASK).notes
 
 

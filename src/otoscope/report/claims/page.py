@@ -74,7 +74,7 @@ class Examined(NamedTuple):
 
 
 def is_asked(results: pl.DataFrame) -> bool:
-    """Return whether a results table holds numbers about the claims."""
+    """True if a results table holds numbers about the claims."""
     return bool({COMPAT, STRICT} & set(results["protocol"]))
 
 

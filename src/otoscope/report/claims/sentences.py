@@ -226,9 +226,9 @@ def _task_notes(claim: TaskClaim) -> Iterator[str]:
     others = count(claim.others.count, "other target")
     if losses := claim.others.losses:
         each = [f"{target} {points(change.value)}{_change_interval(change)}" for target, change in losses.items()]
-        yield f"Of {others} the same codes lose more than 2 points on {len(each)}: {'; '.join(each)}."
+        yield f"The same codes lose more than 2 points on {len(each)} of {others}: {'; '.join(each)}."
     else:
-        yield f"Of {others} the same codes lose more than 2 points on none."
+        yield f"The same codes lose more than 2 points on none of {others}."
 
 
 def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float], str]) -> Iterator[str]:
@@ -239,7 +239,7 @@ def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float]
 
 
 def _limit_notes(claim: TaskClaim) -> Iterator[str]:
-    """Yield the sparsity up to which codes keep what the densest codes reach."""
+    """Yield the sparsity up to which codes match the densest codes."""
     limit, densest = claim.limit, min(claim.codes)
     if limit is None or len(claim.codes) < 2:
         return

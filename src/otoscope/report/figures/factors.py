@@ -73,7 +73,7 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
 
 
 def _high_nulls(rows: pl.DataFrame) -> str:
-    """Return how many factors differences between groups predict, as a sentence after a blank; empty without any."""
+    """Return the number of factors in which groups differ, as a sentence after a blank; empty without any."""
     nulls = rows.filter((pl.col("null_high") > HIGH_NULL) & (pl.col("null_high") < 1))
     factors = nulls["target"].n_unique()
     if not factors:

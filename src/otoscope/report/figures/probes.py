@@ -162,7 +162,7 @@ def explained_variance(results: Results) -> Figure | None:
 
 
 def monotonicity_note(rows: pl.DataFrame) -> str:
-    """Return whether explained variance grows with active latents, and the largest exceptions.
+    """State if explained variance grows with active latents, and the largest exceptions.
 
     Empty for a single sparsity.
     """

@@ -65,7 +65,7 @@ def _choosing_groups(best: BestLayer, folds: int) -> str:
 
 
 def _how_codes_were_chosen(results: Results, label: str, codes: Row, folds: int) -> list[str]:
-    """Return why this layer's codes are shown, and the score of the dense layer."""
+    """Return the reason for showing this layer's codes, and the score of the dense layer."""
     chosen = results.codes_layer
     parts = [f"shown because {chosen.reason}"]
     if chosen.chosen_on:

@@ -245,7 +245,7 @@ class LatentCard(NamedTuple):
     evidence: str = ""
     """The test correlation beside chance."""
     note: str = ""
-    """What limits the title: classes that a factor's latent may follow, another class, or other labels' clips."""
+    """Limits of the title: classes that a factor's latent may follow, another class, or other labels' clips."""
 
 
 class Gallery(NamedTuple):

@@ -73,7 +73,7 @@ def _heard(clips: Sequence[ClipCard]) -> ClipCard:
 
 
 def _sentences(card: LatentCard) -> str:
-    """Return what test groups back of a card's sentence, and what contradicts its title."""
+    """Return the part of a card's sentence that test groups support, and notes that contradict its title."""
     return " ".join(filter(None, (card.card.backed, card.note, card.card.silence))) if card.card else card.note
 
 

@@ -44,7 +44,7 @@ def splice_sentences(run: RunData) -> list[str]:
 
 
 def _other_sparsities(rows: pl.DataFrame) -> str:
-    """Return what the reconstructions of the run's other sparsities recover; empty without any."""
+    """Return the recovered shares of the run's other sparsities; empty without any."""
     of_sae = rows.filter(substitute="sae").sort("k")
     if of_sae.height < 2 or not any(map(known, of_sae["recovered"])):
         return ""

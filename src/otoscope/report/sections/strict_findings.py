@@ -178,7 +178,7 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
 
 
 def _not_learned(results: StrictResults, run: RunData) -> str:
-    """Return that the codes compared were not learned; empty where every seed was."""
+    """State that the codes compared were not learned; empty if every seed was."""
     starts = [start for name in results.sae_ids if (start := learned_nothing(run.cards.get(name, {})))]
     if not starts:
         return ""
@@ -299,7 +299,7 @@ def unlearned_as_compact(comparison: Comparison) -> list[str]:
 
 
 def _predict_less(results: StrictResults, ridge: Comparison) -> str:
-    """Return that the codes predict less, where ridge regression and the LASSO agree beyond the paired interval."""
+    """State that the codes predict less by ridge regression beyond the paired interval, and by the LASSO or not."""
     if ridge.relation is not Relation.LOWER:
         return ""
     text = f"mean R² by ridge {_two(ridge.codes.value)} against {_two(ridge.dense.value)}"
