@@ -276,7 +276,7 @@ def test_choose_latents_tells_a_detector_of_a_class_from_a_latent_of_the_factor(
         follows: [of_class_or_value(seed, follows_class=follows).within_classes for seed in range(20)]
         for follows in (True, False)
     }
-    assert found[True].count(WithinClasses.MOSTLY_CLASS) >= 16
+    assert found[True].count(WithinClasses.BETWEEN_CLASSES) >= 16
     assert found[False] == [WithinClasses.HOLDS] * 20
 
 

@@ -50,7 +50,7 @@ class WithinClasses(StrEnum):
     """The factor does not differ between the classes of any label."""
     HOLDS = "holds"
     OPEN = "open"
-    MOSTLY_CLASS = "mostly the class"
+    BETWEEN_CLASSES = "between classes only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +174,9 @@ def _within_classes(
     """Return the fields of a choice on the classes between which its factor differs; empty if it does not.
 
     It differs between the classes of a label that explain `PREDICTED_R2` of its variance within groups. Means of groups
-    and of all these classes are removed from latent and factor. A correlation beyond its null on test clips holds. One
-    that is not is that of the class alone where its interval over the groups of all clips ends below `PREDICTED_R2`;
-    the latent was chosen on some of these clips, which makes that harder.
+    and of all these classes are removed from latent and factor. A correlation beyond its null on test clips holds. Any
+    other is between the classes only if its interval over the groups of all clips ends below `PREDICTED_R2`; the latent
+    was chosen on some of these clips, which raises the correlation.
     """
     known = np.isfinite(values)
     both, tested = np.stack([latent, values], axis=1), test & known
@@ -210,8 +210,8 @@ def _within_classes(
         return {**fields, "within_classes": WithinClasses.HOLDS}
     everywhere = left_by_classes(both[known], *strata(known))[0]
     end = _farther_end(everywhere[:, :1], everywhere[:, 1:], groups[known])
-    mostly = not everywhere.any(axis=0).all() or end**2 < PREDICTED_R2
-    return {**fields, "within_classes": WithinClasses.MOSTLY_CLASS if mostly else WithinClasses.OPEN}
+    between = not everywhere.any(axis=0).all() or end**2 < PREDICTED_R2
+    return {**fields, "within_classes": WithinClasses.BETWEEN_CLASSES if between else WithinClasses.OPEN}
 
 
 def choose_class_latents(

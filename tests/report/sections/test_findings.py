@@ -8,7 +8,7 @@ import pytest
 from otoscope.artifacts import read_table, write_table
 from otoscope.report import read_run, write_report
 from otoscope.report.results import Results
-from otoscope.report.sections.findings import codes_against_layer, number_tiles
+from otoscope.report.sections.findings import against_layer, number_tiles
 from otoscope.report.sections.gallery import introduction
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -38,7 +38,7 @@ def test_codes_are_said_to_differ_only_beyond_the_interval(
     codes, dense = run.results.codes_of("technique", 0.9), run.results.one("probe_accuracy", "dense", layer=3)
     assert codes is not None
     assert dense is not None
-    sentence = codes_against_layer(run, "technique", {**codes, "value": value}, {**dense, "value": 0.8})
+    sentence = against_layer(run, "technique", {**codes, "value": value}, {**dense, "value": 0.8})
     assert sentence.replace("\u00a0", " ").startswith(said)
 
 

@@ -128,7 +128,7 @@ def test_class_note_names_the_class_for_which_a_latent_fires_more_often(named: l
     assert class_note(None, card, ["digit=1"]) == "Counted in frames, it does not fire for this class alone."
 
 
-def test_a_latent_of_a_factor_that_is_mostly_a_class_is_named_so_and_not_shown_first(tmp_path: Path) -> None:
+def test_a_latent_of_a_factor_that_follows_classes_only_says_so_and_is_not_shown_first(tmp_path: Path) -> None:
     made = small(tmp_path)
     clips = read_table(made / "corpus.parquet")
     results = read_table(made / "results.parquet")
@@ -138,13 +138,14 @@ def test_a_latent_of_a_factor_that_is_mostly_a_class_is_named_so_and_not_shown_f
     twin = results.filter(metric="probe_accuracy").with_columns(target=pl.lit("twin"))
     write_table(made / "results.parquet", pl.concat([results, twin]))
     own = "fry"
-    parts = {"within_classes": pl.lit("mostly the class"), "of_class": pl.lit(f"{name} {own}")}
+    parts = {"within_classes": pl.lit("between classes only"), "of_class": pl.lit(f"{name} {own}")}
     numbers = {"class_labels": pl.lit([name]), "class_r": pl.lit(0.05), "class_null_high": pl.lit(0.28)}
     page = remade(made, **parts, **numbers)
     said = page.section("gallery").replace("\u00a0", " ")
-    assert f", mostly {name} {own}" in said
-    assert f"Mostly {name} {own}: within the classes of {name} the correlation is 0.05 (chance |r| up to 0.28)." in said
+    assert f": between {name} classes only" in said
+    assert f"Between the classes of {name} only (most in {name} {own}): within them the correlation is 0.05" in said
     assert f"The clips of {name} {own} are the same" in said
+    assert "The clips of twin" not in said
     assert len(page.all("audio")) == 15  # none of the latents is shown at the top
     holds = remade(made, within_classes=pl.lit("holds"))
     assert "Within the classes of" in holds.section("gallery")

@@ -79,6 +79,14 @@ def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_pat
     assert "204 principal components: 62.5 %" in made.section("summary").replace("\u00a0", " ")
     assert len(made.specs["explained-variance-0"]["datasets"]) == 2
     assert "Without any model, log-mel statistics reach 40 % (95 % interval 31 % to 52 %; chance up to 14 %)." in page
+    predictions = read_table(tmp_path / "predictions.parquet")
+    guessed = predictions.filter(representation="dense", layer=0).with_columns(
+        representation=pl.lit("logmel"), predicted_class=pl.lit("belt")
+    )
+    write_table(tmp_path / "predictions.parquet", pl.concat([predictions, guessed]))
+    again = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    paired = "reach 40 %, not distinguishable from the layer (50.3 points less; 95 % interval of the difference −"
+    assert paired in again.section("overview").replace("\u00a0", " ")
 
 
 def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_classes(tmp_path: Path) -> None:

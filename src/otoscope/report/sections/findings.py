@@ -167,7 +167,7 @@ def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Find
                 f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
                 f"Layer {best.layer} was chosen because {best.because(count_folds(run.clips))}."
                 f"{unread_classes(run, label, dense)}"
-                f"{_without_model(results, label)}",
+                f"{_without_model(run, label, dense)}",
             )
         )
     rows_of_codes = [codes for at in results.headline_sparsities if (codes := results.codes_of(label, at))]
@@ -251,17 +251,19 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
         reason = best.because(count_folds(run.clips))
         parts.append(f"Layer {best.layer}, chosen because {reason}, reaches an accuracy of {reached}.")
         parts += filter(None, [unread_classes(run, label, dense).strip()])
-        parts += filter(None, [_without_model(results, label).strip()])
+        parts += filter(None, [_without_model(run, label, dense).strip()])
     if codes := results.codes_of(label, results.reference_sparsity):
         parts.append(_loss_sentence(run, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(parts))] if parts else []
 
 
-def _without_model(results: Results, label: str) -> str:
+def _without_model(run: RunData, label: str, dense: Row) -> str:
     """Return the accuracies without any model as a sentence with a blank before it; empty without them."""
-    rows = {name: results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
+    rows = {name: run.results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
     each = [
-        f"{representation_label(name)} {percent(row['value'])} ({backed(row)})" for name, row in rows.items() if row
+        f"{representation_label(name)} {percent(row['value'])} ({backed(row)}), {against_layer(run, label, row, dense)}"
+        for name, row in rows.items()
+        if row
     ]
     return f" Without any model: {comma_list(each)}." if each else ""
 
@@ -279,7 +281,7 @@ def _loss(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
         return start
     if thin:
         return f"{start}; that layer's dense activations reach {percent(dense['value'])}"
-    return f"{start}, {codes_against_layer(run, label, codes, dense)}"
+    return f"{start}, {against_layer(run, label, codes, dense)}"
 
 
 MAX_UNREAD = 5
@@ -306,8 +308,8 @@ def unread_classes(run: RunData, label: str, row: Row, *, source: str = "") -> s
     return f" Recall{of} is no higher than by chance for {comma_list([*named, *more])}."
 
 
-def codes_against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
-    """Return the difference of the codes' accuracy to that of their layer, with its interval on the same clips.
+def against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
+    """Return the difference of an accuracy, of codes or without a model, to a layer's, with its interval on its clips.
 
     Where the interval includes 0, no direction is claimed.
     """
@@ -404,7 +406,8 @@ def _compactness(results: Results, layer: int) -> list[Finding]:
         Finding(
             "Compactness",
             f"The {count(len(targets), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions of the "
-            f"dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, layer {layer}).",
+            f"dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, layer {layer}). These "
+            "have no interval; the strict protocol compares them.",
         )
     ]
 

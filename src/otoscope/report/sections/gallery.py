@@ -331,8 +331,8 @@ def _latent(
     elif first["train_r"] < 0:
         kind = f"{kind}, more of it where the value is low"
     within = WithinClasses(first["within_classes"])
-    if within is WithinClasses.MOSTLY_CLASS:
-        name = f"{name}, mostly {first['of_class']}"
+    if within is WithinClasses.BETWEEN_CLASSES:
+        name = f"{name}: between {comma_list(first['class_labels'])} classes only"
     named = [f"{first['label']} {first['factor']}"] if first["label"] else [first["of_class"]]
     named += [one.replace("=", " ", 1) for one in (card.classes if card else ())]
     note = " ".join(filter(None, [within_classes_note(first), note, *_shared_clips(run, named)]))
@@ -357,31 +357,39 @@ def within_classes_note(row: Mapping[str, Any]) -> str:
     """Return the correlation within the classes that differ in a factor, and what it tells; empty without such classes.
 
     >>> row = {"within_classes": "open", "class_labels": ["vowel"], "class_r": 0.1, "class_null_high": 0.3}
-    >>> within_classes_note({**row, "of_class": "vowel a"})
-    'Not told apart from vowel a: within the classes of vowel the correlation is 0.10 (chance |r| up to 0.30).'
+    >>> within_classes_note({**row, "of_class": "vowel a"}).split(":")[0]
+    'Not told apart from the classes of vowel (most in vowel a)'
     """
     within = WithinClasses(row["within_classes"])
     if within is WithinClasses.NOT_ASKED:
         return ""
-    where = f"within the classes of {comma_list(row['class_labels'])}"
+    classes = f"the classes of {comma_list(row['class_labels'])}"
     if not formatting.known(row["class_r"]):
-        return f"Not told apart from {row['of_class']}: too few test clips {where}."
+        return f"Not told apart from {classes}: too few test clips within them."
     chance = decimal(row["class_null_high"], 2)
-    found = f"{where} the correlation is {decimal(row['class_r'], 2)} (chance |r| up to {chance})."
+    found = f"the correlation is {decimal(row['class_r'], 2)} (chance |r| up to {chance})."
     if within is WithinClasses.HOLDS:
-        return capitalised(found)
-    return f"{'Not told apart from' if within is WithinClasses.OPEN else 'Mostly'} {row['of_class']}: {found}"
+        return f"Within {classes} {found}"
+    relation = "Not told apart from" if within is WithinClasses.OPEN else "Between"
+    only = "" if within is WithinClasses.OPEN else " only"
+    return f"{relation} {classes}{only} (most in {row['of_class']}): within them {found}"
 
 
 def _shared_clips(run: RunData, names: Sequence[str]) -> list[str]:
     """Return a sentence for each class whose clips are all of a class of another label."""
     labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
     shared = {} if run.clips is None else containing_classes(run.clips, labels)
-    return [
-        f"The clips of {name} are {comma_list(shared[name])}: what is found of one may be due to the other."
-        for name in dict.fromkeys(names)
-        if name in shared
-    ]
+    said: list[str] = []
+    for name in dict.fromkeys(names):
+        # two classes of the same clips are named once
+        new = [
+            phrase
+            for phrase in shared.get(name, ())
+            if not (phrase.startswith("the same") and any(f"those of {name}" in one for one in said))
+        ]
+        if new:
+            said.append(f"The clips of {name} are {comma_list(new)}: what is found of one may be due to the other.")
+    return said
 
 
 def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from otoscope.report.estimates import capitalised, dimensions
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.findings import codes_against_layer, unread_classes
+from otoscope.report.sections.findings import against_layer, unread_classes
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.strict_findings import (
     describe_advantage,
@@ -115,14 +115,19 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
             f"{unread_classes(run, label, dense)}"
         )
     if codes is not None and dense is not None:
-        at, against = sparsity(codes["sparsity"]), codes_against_layer(run, label, codes, dense)
+        at, against = sparsity(codes["sparsity"]), against_layer(run, label, codes, dense)
         yield (
             f"On the codes of that layer at {at} sparsity it reaches {percent(codes['value'], 0)}, {against}."
             f"{unread_classes(run, label, codes)}"
         )
     rows = {name: results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
     each = [
-        f"{representation_label(name)} reach {percent(row['value'], 0)}{_in_brackets(row)}"
+        f"{representation_label(name)} reach {percent(row['value'], 0)}"
+        + (
+            f", {against_layer(run, label, row, dense)}"
+            if dense and run.predicted_by(label, row) is not None
+            else _in_brackets(row)
+        )
         for name, row in rows.items()
         if row
     ]
