@@ -33,7 +33,7 @@ class Verdict(StrEnum):
     FAILS = "does not hold"
     NOTHING_TO_KEEP = "nothing to keep"
     UNDECIDED = "undecided"
-    NOT_ASKED = "not asked"
+    NOT_ASKED = "not tested"
     NOT_MEASURED = "not measured"
 
 

@@ -57,7 +57,7 @@ def test_two_groups_decide_none_of_the_claims() -> None:
 
 def test_without_held_out_groups_nothing_is_decided() -> None:
     found = examine(to_table(small_study()))
-    assert [v.outcome for v in found.verdicts] == ["not asked"] * 3
+    assert [v.outcome for v in found.verdicts] == ["not tested"] * 3
     assert all("evaluate.protocols: [mariotte2025, strict]" in v.sentence for v in found.verdicts)
 
 
