@@ -4,7 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated, ClassVar, NamedTuple
 
 import polars as pl
@@ -132,8 +132,7 @@ def find_audio(root: Path) -> AudioFiles:
     by_content: Counter[str] = Counter()
     passed_over: dict[str, list[str]] = {kind: [] for kind in PASSED_OVER}
     for relative in _walk(root, passed_over):
-        extension = PurePosixPath(relative).suffix.lower()
-        is_known = extension in EXTENSIONS | FFMPEG_EXTENSIONS
+        extension, is_known = PurePosixPath(relative).suffix.lower(), is_sound_name(PurePosixPath(relative))
         if not is_known and not (root / relative).exists():
             passed_over["broken"].append(relative)
         elif not is_known and not extension.endswith(PARTIAL) and sniff(root / relative):
@@ -279,9 +278,12 @@ def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
                 yield (current / name).relative_to(root).as_posix()
     for path in hidden:
         inside = path.rglob("*") if path.is_dir() and path.resolve() not in entered else [path]
-        passed_over["hidden"].extend(
-            one.relative_to(root).as_posix() for one in inside if one.suffix.lower() in EXTENSIONS | FFMPEG_EXTENSIONS
-        )
+        passed_over["hidden"].extend(one.relative_to(root).as_posix() for one in inside if is_sound_name(one))
+
+
+def is_sound_name(path: PurePath) -> bool:
+    """Return whether a name has an extension of audio."""
+    return path.suffix.lower() in EXTENSIONS | FFMPEG_EXTENSIONS
 
 
 def _is_hidden(name: str) -> bool:

@@ -13,13 +13,12 @@ from typing import Literal
 import polars as pl
 from pydantic import Field, field_validator, model_validator
 
-from otoscope.corpus.audio import EXTENSIONS
-from otoscope.corpus.ffmpeg import FFMPEG_EXTENSIONS
 from otoscope.corpus.listing import (
     Listing,
     ProgressCallback,
     UserPath,
     find_audio,
+    is_sound_name,
     listing_table,
     set_aside_table,
 )
@@ -249,15 +248,11 @@ def notes_of_accents(paths: Sequence[str], fields: pl.DataFrame) -> list[str]:
 
 
 def notes_of_formats(paths: Sequence[str]) -> list[str]:
-    """Return a warning of names that differ in their extension of audio only: the same recording, most likely.
-
-    >>> notes_of_formats(["a.mp3", "a.wav", "b.WAV", "b.WAV.wav", "c.wav"])[0].partition(";")[0]
-    'warning: 2 recordings have several files that differ in their extension only (a.mp3, a.wav)'
-    """
+    """Return a warning of names that differ in their extension of audio only: the same recording, most likely."""
     endings: dict[str, list[str]] = {}
     for path in paths:
         name = PurePosixPath(path)
-        while name.suffix.lower() in EXTENSIONS | FFMPEG_EXTENSIONS:
+        while is_sound_name(name):
             name = name.with_suffix("")
         endings.setdefault(str(name), []).append(path[len(str(name)) :])
     several = [(name, found) for name, found in endings.items() if len(found) > 1]
