@@ -68,6 +68,16 @@ def test_unchanged_run_loads_no_heavy_package_and_prints_the_same(config: Path, 
     )
 
 
+def test_run_inside_the_folder_of_the_recordings_stays_up_to_date(capsys: Capsys, config: Path) -> None:
+    command = ("corpus", config, "--out", config.parent / "voices" / "runs" / "mine")
+    assert call(capsys, *command).code == 0
+    log = config.parent / "voices" / "runs" / "mine" / "log.jsonl"
+    written = log.read_text()
+    outcome = call(capsys, *command)
+    assert "corpus: up to date" in outcome.err
+    assert '"name"' not in log.read_text()[len(written) :]
+
+
 def replace_recording(root: Path) -> Callable[[], None]:
     path = root / "voices" / "low" / "ann_0.wav"
     data, stat = path.read_bytes(), path.stat()

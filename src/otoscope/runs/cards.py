@@ -26,7 +26,7 @@ from otoscope.artifacts import (
 )
 from otoscope.errors import ArtifactError
 from otoscope.runs.code_version import SOURCE
-from otoscope.runs.folder import RunFolder
+from otoscope.runs.folder import MARK, RunFolder
 
 LARGE_BYTES = 4_000_000
 """Size above which an unchanged time stands for unchanged content: an up-to-date run hashes smaller files only."""
@@ -222,7 +222,10 @@ def _file_state(files: Sequence[str], trees: Sequence[str]) -> str | None:
 
 
 def _files_below(root: str) -> Iterator[str]:
-    """Yield the files below a folder, in order; compiled code, which Python and Numba renew, does not count."""
+    """Yield the files below a folder, in order; compiled code, which Python and Numba renew, and runs do not count."""
     for folder, folders, names in os.walk(root, followlinks=True):
+        if MARK in names and folder != root:
+            folders.clear()
+            continue
         folders[:] = sorted(name for name in folders if name != "__pycache__")
         yield from (os.path.join(folder, name) for name in sorted(names))  # noqa: PTH118
