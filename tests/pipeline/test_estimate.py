@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from otoscope.config import load_config
 from otoscope.corpus.audio import write_audio
@@ -56,6 +57,16 @@ def test_measure_workload_estimates_lengths_from_a_sample(tmp_path: Path, tiny: 
     assert (work.clips, work.labels, work.factors) == (40, 1, 0)
     assert work.sound_s == pytest.approx(lengths_s.sum(), rel=0.02)
     assert 0 < work.corpus_s < 60
+
+
+def test_measure_workload_counts_a_clip_per_channel(tmp_path: Path, tiny: Tiny) -> None:
+    (tmp_path / "voices" / "low").mkdir(parents=True)
+    for at in range(3):
+        soundfile.write(tmp_path / "voices" / "low" / f"ann_{at}.wav", np.stack([tone(220)] * 2, axis=1), RATE_HZ)
+    run = context(write_config(tmp_path / "mine.yaml", tiny("wavlm"), {**FOLDER, "channel": "each"}))
+    work = measure_workload(run.config, run.folder)
+    assert work is not None
+    assert (work.clips, round(work.sound_s, 2)) == (6, 2.4)
 
 
 def test_measure_workload_knows_stated_lengths_and_those_of_the_synthesiser(tmp_path: Path, tiny: Tiny) -> None:

@@ -16,7 +16,7 @@ import polars as pl
 
 from otoscope.config import RunConfig
 from otoscope.corpus.catalog import list_clips
-from otoscope.corpus.listing import Listing
+from otoscope.corpus.listing import EACH, Listing
 from otoscope.corpus.selection import SelectableCorpus
 from otoscope.corpus.splits import assign_folds
 from otoscope.corpus.streaming import measure_clip
@@ -159,6 +159,7 @@ def _listed(listing: Listing) -> Workload | None:
     clips = listing.clips
     step = max(1, clips.height // SAMPLED_CLIPS)
     sampled_s, sampled_bytes, start_s = 0.0, 0, time.perf_counter()
+    of_file: list[int] = []  # clips, of which `channel: each` makes one per channel
     for row in clips[::step].iter_rows(named=True):
         path = listing.root / row["path"]
         try:
@@ -167,6 +168,7 @@ def _listed(listing: Listing) -> Workload | None:
         except (AudioError, OSError):
             continue
         sampled_s += measured.samples / measured.rate_hz
+        of_file.append(measured.channels if row.get("channel") == EACH else 1)
         if time.perf_counter() - start_s > SAMPLED_S:
             break
     spent_s = time.perf_counter() - start_s
@@ -178,7 +180,8 @@ def _listed(listing: Listing) -> Workload | None:
     labels = [name for name in clips.columns if name.startswith("label_")]
     factors = [name for name in clips.columns if name.startswith("factor_")]
     corpus_s = spent_s * sound_s / sampled_s / min(8, available_cores())
-    return Workload(clips.height, sound_s, len(labels), len(factors), corpus_s)
+    each = sum(of_file) / len(of_file)
+    return Workload(round(clips.height * each), sound_s * each, len(labels), len(factors), corpus_s * each)
 
 
 def _size(listing: Listing, path: str) -> int:
