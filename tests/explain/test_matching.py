@@ -60,6 +60,21 @@ def test_match_codes_does_not_reward_a_random_rotation() -> None:
     assert np.mean(correlations) > 0.2  # far above 0: without this null, rotations would look alike
 
 
+@pytest.mark.parametrize("features", [40, 120])
+def test_match_codes_does_not_reward_a_rotation_behind_a_sparsifier(features: int) -> None:
+    """What stands out of a mixture correlates with a sparse latent more than the mixture itself."""
+    shares = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        codes = sparse_codes(rng, features)[:, None] * rng.uniform(0.5, 1.5, size=(CLIPS, 10, features))
+        rotation, _ = np.linalg.qr(rng.normal(size=(features, features)))
+        rotated = codes @ rotation
+        least = np.partition(rotated, -features // 5, axis=2)[..., -features // 5][..., None]
+        sparse = np.where((rotated >= least) & (rotated > 0), rotated, 0.0)
+        shares.append(match_codes(codes.mean(axis=1), sparse.mean(axis=1), seed=seed).share)
+    assert np.mean(shares) <= 0.08
+
+
 def test_match_codes_does_not_reward_sparse_codes_of_other_clips() -> None:
     """Rare latents of few clips correlate by chance more than Gaussian mixtures do."""
     rng = np.random.default_rng(3)
@@ -113,6 +128,44 @@ def test_match_indices_matches_by_the_clips_that_both_hold(store: ActivationStor
     few = ActivationIndex(other.folder, other.card, other.clips.head(2), other.statistics)
     with pytest.raises(EvaluationError, match="share 2 clips; index both on the same corpus"):
         match_indices(one, few)
+
+
+def encoded_with(folder: Path, codes: np.ndarray, atoms: np.ndarray, sae_atoms: np.ndarray) -> ActivationIndex:
+    """Index of an encoder whose frames mix `atoms` as `codes` `[clips, frames, features]` say, by other atoms."""
+    frames = codes @ atoms
+    store = written_store(folder / "store", list(0.9 * frames / np.abs(frames).max()))
+    sae = SparseAutoencoder(atoms.shape[1], len(sae_atoms), TopK(len(sae_atoms)))
+    with torch.no_grad():
+        sae.encoder.copy_(torch.as_tensor(np.linalg.pinv(sae_atoms).T))
+        sae.decoder.copy_(torch.as_tensor(sae_atoms))
+    return write_activation_index(folder / "index", store, sae.eval().requires_grad_(False), 0)
+
+
+def test_match_indices_finds_the_dictionary_that_two_encoders_share_and_rewards_no_rotation(tmp_path: Path) -> None:
+    """Encoders of other widths and frame rates have 12 of 16 features in common."""
+    rng = np.random.default_rng(0)
+    clips, features, shared = 120, 16, 12
+    strength = rng.gamma(1.0, 1.0, size=(clips, 1, features)) * (rng.random((clips, 1, features)) < 0.4)
+    other_strength = rng.permutation(strength)
+    other_strength[..., :shared] = strength[..., :shared]
+
+    def codes(strength: np.ndarray, frames: int) -> np.ndarray:
+        return strength * rng.uniform(0.5, 1.5, size=(clips, frames, features))
+
+    atoms, others = (np.linalg.qr(rng.normal(size=(width, features)))[0].T for width in (24, 40))
+    one = encoded_with(tmp_path / "one", codes(strength, 30), atoms, atoms)
+    two = encoded_with(tmp_path / "two", codes(other_strength, 18), others, others)
+    matches = match_indices(one, two)
+    assert matches.partner[:shared].tolist() == list(range(shared))
+    assert matches.reappears[:shared].all()
+    assert not matches.reappears[shared:].any()
+    rotated = encoded_with(
+        tmp_path / "rotated",
+        codes(strength, 18),
+        others,
+        np.linalg.qr(rng.normal(size=(features, features)))[0] @ others,
+    )
+    assert match_indices(one, rotated).reappears.mean() <= 2 / features  # all is in its frames, behind a sparsifier
 
 
 def planted_index(tmp_path: Path) -> tuple[ActivationIndex, np.ndarray]:

@@ -1,6 +1,7 @@
 """A run from a configuration to a report, and what a second one does."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -448,6 +449,13 @@ def test_explain_matches_latents_with_the_other_dictionaries(summary: RunSummary
     assert matching["other"].n_unique() == matching.height == 3
     assert matches.group_by("other").len()["len"].to_list() == matching["latents"].to_list()
     assert matching["share"].is_between(0, 1).all()
+    twin = shutil.copytree(explained / "index", path.parent / "twin" / "explain" / "index").parents[1]
+    again(summary, path, "explain.only=[matching]", f"explain.match_run={twin}", until="explain")
+    own = pl.read_parquet(explained / "matching.parquet")
+    assert own["other"].to_list() == [f"twin/{folder.name}" for folder in sorted((twin / "explain/index").iterdir())]
+    assert own["correlation"].max() == pytest.approx(1.0)  # the dictionary shown, in a run of the same clips
+    with pytest.raises(ConfigError, match=r"explain.match_run: .*nowhere has no index of codes"):
+        again(summary, path, f"explain.match_run={path.parent}/nowhere", until="explain")
     again(summary, path, until="explain")
 
 
@@ -535,12 +543,13 @@ def test_a_setting_outdates_the_steps_of_explain_that_read_it_and_no_others(summ
         return step_inputs(Context(config, RunFolder(summary.run), SilentReporter(), LazyEncoder(config)))
 
     before = inputs()
-    assert {*READ_BY, "explain.only"} == {
+    assert {*READ_BY, "explain.only", "explain.match_run"} == {
         f"{section}.{name}"
         for section, kind in (("explain", ExplainSettings), ("report", ReportSettings))
         for name in kind.model_fields
     }
-    for setting, (value, readers) in READ_BY.items():
+    twin = shutil.copytree(summary.run / "explain" / "index", path.parent / "other" / "explain" / "index").parents[1]
+    for setting, (value, readers) in {**READ_BY, "explain.match_run": (str(twin), {"matching"})}.items():
         after = inputs(f"{setting}={value}")
         assert {name for name in before if before[name] != after[name]} == readers, setting
 

@@ -246,6 +246,10 @@ class ExplainSettings(Section):
     dictionaries: Literal["shown", "all"] = Field(
         default="shown", description="dictionaries whose codes are indexed: the gallery's, or all"
     )
+    match_run: UserPath | None = Field(
+        default=None,
+        description="another run on the same recordings, of any encoder, whose indexed dictionaries are matched",
+    )
     latents: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), description="latents to explain in addition to those of the gallery"
     )

@@ -17,7 +17,9 @@ from otoscope.linear.gram import live_columns
 from otoscope.metrics.stability import match_latents
 
 MIXTURES = 19
-"""Random mixtures of the other code: a latent is beyond all of them with p = 1/20."""
+"""Random mixtures of the code: a latent is beyond all of them with p = 1/20."""
+RECTIFIED = (0.5, 0.75, 0.9)
+"""Quantiles above which the mixtures are also kept, as sparsifiers keep the large values of a direction."""
 MIN_PHI = 0.5
 """Mean correlation of firing within a family."""
 MIN_CONDITIONAL = 0.9
@@ -32,9 +34,8 @@ class LatentMatches:
 
     `partner` and `correlation` are one to one (`match_latents`); `nearest` and `nearest_correlation` many to one: the
     latent of the other code with the largest correlation, which several may share. `null_high` is the largest
-    correlation of the latent with the columns of `MIXTURES` random mixtures of the other code, and with its columns for
-    as many shuffles of the rows. -1 and NaN for latents
-    that do not vary.
+    correlation of the latent with the columns of `MIXTURES` random mixtures of its own code, as they are and rectified,
+    and with the columns of the other code for as many shuffles of the rows. -1 and NaN for latents that do not vary.
     """
 
     partner: Int[np.ndarray, " latents"]
@@ -111,8 +112,10 @@ def match_codes(
 ) -> LatentMatches:
     """Match the latents of two codes of the same rows, one to one and many to one.
 
-    The null is a rotation of the other code: its columns, mixed by a random Gaussian matrix, hold the same information
-    but none of its latents. A second null shuffles the rows. Raises `EvaluationError` for codes of different rows.
+    The null is a dictionary that holds the same information and no latent of this one: random Gaussian mixtures of its
+    columns, as many as the other code has, as they are and above three quantiles. Without the latter, a rotation that a
+    sparsifier follows would be rewarded: it keeps what stands out, which correlates with sparse latents more than the
+    mixture does. A second null shuffles the rows. Raises `EvaluationError` for codes of different rows.
 
     >>> codes = np.random.default_rng(0).exponential(size=(200, 12))
     >>> matches = match_codes(codes, codes[:, ::-1])
@@ -124,13 +127,14 @@ def match_codes(
     own = _standard(one[:, live])
     nearest, nearest_correlation = _nearest(own, live, other)
     rng = np.random.default_rng(seed)
-    centred = other[:, live_columns(other)].astype(np.float32)
-    centred -= centred.mean(axis=0)
+    live_other = other[:, live_columns(other)].astype(np.float32)
+    centred = (one[:, live] - one[:, live].mean(axis=0)).astype(np.float32)
     null_high = np.full(one.shape[1], math.nan)
-    for _ in range(mixtures if centred.shape[1] else 0):
-        mixed = centred @ rng.standard_normal((centred.shape[1],) * 2, dtype=np.float32)
+    for _ in range(mixtures if live.any() and live_other.shape[1] else 0):
+        mixed = centred @ rng.standard_normal((centred.shape[1], live_other.shape[1]), dtype=np.float32)
+        rectified = (np.maximum(mixed - level, 0.0) for level in np.quantile(mixed, RECTIFIED, axis=0))
         # columns of mixtures are nearly Gaussian; those of other clips have the heavy tails of sparse codes
-        for null in (mixed, rng.permutation(centred)):
+        for null in (mixed, *rectified, rng.permutation(live_other)):
             null_high = np.fmax(null_high, _nearest(own, live, null)[1])
     return LatentMatches(matching.partner, matching.correlation, nearest, nearest_correlation, null_high)
 

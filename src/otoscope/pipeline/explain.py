@@ -33,7 +33,7 @@ from otoscope.explain import (
     write_sound,
     write_top_clips,
 )
-from otoscope.explain.activation_index import remove_index
+from otoscope.explain.activation_index import CARD, remove_index
 from otoscope.explain.matching import MATCHES, SUMMARY
 from otoscope.factors.annotations import AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
@@ -324,10 +324,12 @@ def _matching_step(stage: ExplainedRun) -> _Step:
     """Return the step that writes families of latents, and the partners of every latent in other dictionaries."""
     wanted, watch = stage.run.config.explain.dictionaries == "all", stage.run.progress
     others = [member for member in stage.grid if wanted and member.sae_id != stage.member.sae_id]
+    elsewhere = _indices_of(stage.run.config.explain.match_run)
 
     def compute() -> dict[str, pl.DataFrame]:
         families = latent_families(stage.index).table()
-        matches = {member.sae_id: match_indices(stage.index, stage.index_of(member)) for member in others}
+        indices = {member.sae_id: stage.index_of(member) for member in others} | elsewhere
+        matches = {name: match_indices(stage.index, index) for name, index in indices.items()}
         if not matches and len(stage.grid) > 1:
             watch.message(
                 "matching: set explain.dictionaries to all, to match latents with the run's other dictionaries"
@@ -346,8 +348,23 @@ def _matching_step(stage: ExplainedRun) -> _Step:
             "matches": pl.concat([empty, *tables]),
         }
 
-    inputs = fingerprint(stage.inputs, stage.store.content_id(), stage.cards_of(others))
+    inputs = fingerprint(
+        stage.inputs,
+        stage.store.content_id(),
+        stage.cards_of(others),
+        [(name, index.card["inputs"]) for name, index in elsewhere.items()],
+    )
     return _Step("matching", inputs, ("families", "matching", "matches"), compute, stage.run.folder.explain)
+
+
+def _indices_of(run: Path | None) -> dict[str, ActivationIndex]:
+    """Return the indices of another run, named by it and the dictionary; raise `ConfigError` if it has none."""
+    if run is None:
+        return {}
+    folders = sorted(path.parent for path in (run / "explain" / "index").glob(f"*/{CARD}"))
+    if not folders:
+        raise ConfigError(f"explain.match_run: {run} has no index of codes; name a run folder after `otoscope explain`")
+    return {f"{run.name}/{folder.name}": ActivationIndex.open(folder) for folder in folders}
 
 
 def _annotations_step(stage: ExplainedRun) -> _Step:

@@ -171,7 +171,7 @@ def matching(rows: pl.DataFrame | None) -> Figure | None:
         title="Latents and their partners in other dictionaries",
         caption=(
             "Correlation of the mean codes over clips of each latent and its one-to-one partner, sorted, beside the "
-            "largest correlation of the latent with random mixtures of the other code and with other clips, sorted."
+            "largest correlation of the latent with random mixtures of its code and with other clips, sorted."
         ),
         panels=panels,
         table=rows,

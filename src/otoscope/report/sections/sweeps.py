@@ -63,11 +63,11 @@ def matching(run: RunData) -> TextAndTable | None:
     if rows is None:
         return None
     introduction = (
-        "Latents of the dictionary shown were matched with those of the run's other dictionaries by the correlation of "
-        "their mean codes over clips, one to one. A latent reappears if its partner is closer than every column of 19 "
-        "random mixtures of the other code, which hold the same information and none of its latents, and of 19 "
-        "shuffles of the clips: 5 % reappear by chance. Null: mean of that largest correlation. Nearest: latents of "
-        "the other dictionary that are nearest to any."
+        "Latents of the dictionary shown were matched with those of other dictionaries, one to one, by the correlation "
+        "of mean codes over clips. A latent reappears if its partner is closer than every column of 19 random "
+        "mixtures of the code, as they are and rectified, which hold the same information and none of its latents, and "
+        "of 19 shuffles of the other code's clips: 5 % or fewer reappear by chance. Null: mean of that largest "
+        "correlation. Nearest: latents of the other dictionary that are nearest to any."
     )
     paragraphs = [introduction]
     if families is not None:
