@@ -178,6 +178,7 @@ def test_activation_draws_the_codes_of_one_latent_over_the_clip(tiny: Tiny, tmp_
 def card_rows(**changed: object) -> dict[str, object]:
     scores = {"auroc": 0.7, "low": 0.6, "high": 0.8, "permuted_high": 0.56, "others": 0.5, "level": 0.55}
     times = {"lag_s": 0.02, "duration_s": 0.1, "persistence_s": 0.05, "modulation_hz": 4.0, "onsets": 9}
+    scores["groups"] = 3
     return {"latent": 3, "sentence": "Fires in 9 % of frames.", **scores, **times, "syllable_share": 0.4, **changed}
 
 
@@ -191,6 +192,8 @@ def test_cards_are_the_ten_best_scores_beside_three_controls() -> None:
     assert {row["low"] for row in drawn if row["series"] != "card"} == {None}
     colours = {layer["encoding"]["color"]["scale"]["range"][i] for layer in chart["layer"] for i in range(4)}
     assert len(colours) == 4  # a control has another colour than the card
+    two_groups = plot.cards(table.with_columns(groups=2)).to_dict()
+    assert {row["low"] for data in two_groups["datasets"].values() for row in data if "series" in row} == {None}
     with pytest.raises(EvaluationError, match="no rows for cards"):
         plot.cards(table.filter(latent=99))
 

@@ -96,6 +96,7 @@ def test_gallery_states_firing_in_silence_and_for_other_classes_beside_the_sente
             {"beats_controls": False, "auroc": math.nan},
             "Fires in 4 % of frames; no test group can show whether a condition predicts them.",
         ),
+        ({"groups": 2}, "Fires in 4 % of frames; too few test groups to show whether a condition predicts them."),
     ],
 )
 def test_backed_sentence_has_conditions_only_if_the_card_beats_its_controls(
@@ -121,12 +122,23 @@ def test_first_screen_and_tally_follow_the_controls(tmp_path: Path, beats: bool)
     [
         ({"beats_controls": False}, "This card does not beat its controls. Frames predicted"),
         ({"auroc": math.nan}, "The card has no blind score"),
+        ({"groups": 2}, "2 test groups: too few to compare the card with its controls. Frames predicted"),
+        ({"groups": 2}, "AUROC 0.91 within 2 test groups (firing moved"),
         ({"low": math.nan, "high": math.nan}, "within 3 test groups (firing moved"),
     ],
 )
 def test_card_says_plainly_that_it_is_not_backed(tmp_path: Path, changed: dict[str, object], said: str) -> None:
     write_cards(tmp_path, [7], **changed)
     assert card_texts(tmp_path)[7].score.startswith(said) or said in card_texts(tmp_path)[7].score
+
+
+def test_cards_of_two_test_groups_are_not_counted_among_those_that_beat_their_controls(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:2], groups=2)
+    page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
+    assert "controls." not in page.section("gallery").split("How latents were chosen")[0]
+    assert "Fires in 4 % of frames: pitch" not in page.section("overview")
 
 
 def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         return None
     named = best.with_columns(pl.format("latent {}", "latent").alias("name"), pl.selectors.float().fill_nan(None))
     order = named["name"].to_list()
-    data = named.unpivot(list(SCORED), index=["name", "low", "high", "sentence"], variable_name="series").with_columns(
+    data = named.unpivot(
+        list(SCORED), index=["name", "low", "high", "groups", "sentence"], variable_name="series"
+    ).with_columns(
         pl.col("series").replace_strict(SCORED),
-        *(pl.when(pl.col("series") == "auroc").then(pl.col(end)).alias(end) for end in ("low", "high")),
+        pl.when(pl.col("series") == "auroc", pl.col("groups") >= MIN_GROUPS).then(pl.col("low", "high")),
     )
     title, y = "AUROC on test groups", alt.Y("name:N").title(None).sort(order)
     base = alt.Chart(data).encode(y=y, color=series_colour(list(SCORED.values())))
@@ -42,9 +44,9 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         title="Blind scores of the best cards",
         caption=(
             f"The {best.height} cards with the best blind scores of {rows.height}. Frames of test groups are predicted "
-            "from the card alone, within each group. Area under the ROC curve with its 95 % interval over groups, and "
-            "three controls: the upper end for firing moved to other clips, the mean for cards of other latents, and "
-            "the level alone. A card beats its controls if its interval is above all of them."
+            "from the card alone, within each group. Area under the ROC curve with its 95 % interval over three or "
+            "more groups, and three controls: the upper end for firing moved to other clips, the mean for cards of "
+            "other latents, and the level alone. A card beats its controls if its interval is above all of them."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
         table=rows.select("latent", "sentence", *SCORED, "low", "high"),

@@ -259,13 +259,13 @@ class Gallery(NamedTuple):
 
     @property
     def tally(self) -> str:
-        """Number of cards that beat their controls; empty without cards of when latents fire.
+        """Number of cards that beat their controls; empty without cards of when latents fire, or if none is compared.
 
         >>> text = CardText("", "", "", [], beats_controls=True)
         >>> Gallery(cards=[LatentCard("f0", "", "", "", "", [], card=text)]).tally
         '1 of 1 card beats its controls.'
         """
-        beats = [one.card.beats_controls for one in (*self.cards, *self.refuted) if one.card is not None]
+        beats = [one.card.beats_controls for one in (*self.cards, *self.refuted) if one.card and one.card.compared]
         verb = "beats its" if sum(beats) == 1 else "beat their"
         return f"{sum(beats)} of {count(len(beats), 'card')} {verb} controls." if beats else ""
 

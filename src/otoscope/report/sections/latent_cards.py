@@ -12,6 +12,7 @@ from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import pitch_hz
 from otoscope.formatting import NBSP, count, decimal, interval_text, known, percent
+from otoscope.resampling.intervals import MIN_GROUPS
 
 MAX_RESPONSES = 3
 """Response curves shown per latent."""
@@ -35,7 +36,8 @@ class ResponsePlot(NamedTuple):
 class CardText(NamedTuple):
     """Texts of a card; `score` begins with a warning if the card does not beat its controls.
 
-    `backed` is the sentence without its conditions if the card does not beat its controls.
+    `backed` is the sentence without its conditions if the card does not beat its controls, or has too few test groups
+    to be compared with them (`compared`).
     """
 
     sentence: str
@@ -45,6 +47,7 @@ class CardText(NamedTuple):
     backed: str = ""
     beats_controls: bool = False
     silence: str = ""
+    compared: bool = True
     classes: Sequence[str] = ()
     """Classes that the sentence names, as `label=class`."""
 
@@ -62,21 +65,28 @@ def card_texts(folder: Path) -> dict[int, CardText]:
             _timing(row),
             _plots(responses.filter(pl.col("latent") == row["latent"])),
             _backed(row),
-            bool(row["beats_controls"]),
+            _beats(row),
             _silence(row),
+            row["groups"] >= MIN_GROUPS,
             json.loads(row["classes"]),
         )
         for row in cards.iter_rows(named=True)
     }
 
 
+def _beats(row: Mapping[str, Any]) -> bool:
+    return row["beats_controls"] and row["groups"] >= MIN_GROUPS
+
+
 def _backed(row: Mapping[str, Any]) -> str:
     """Return the sentence with its conditions only if they predict the frames of test groups."""
-    if row["beats_controls"] or _names_nothing(row):
+    if _beats(row) or _names_nothing(row):
         return row["sentence"]
     rate = row["sentence"].split(":", 1)[0]
     if not known(row["auroc"]):
         return f"{rate}; no test group can show whether a condition predicts them."
+    if row["groups"] < MIN_GROUPS:
+        return f"{rate}; too few test groups to show whether a condition predicts them."
     return f"{rate}; no condition found predicts them better than the controls of its card."
 
 
@@ -102,7 +112,8 @@ def _score(row: Mapping[str, Any]) -> str:
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
     if _names_nothing(row):
         return "The card states no condition, so it predicts nothing."
-    interval = interval_text(row, lambda end: decimal(end, 2))
+    few = row["groups"] < MIN_GROUPS
+    interval = "" if few else interval_text(row, lambda end: decimal(end, 2))
     reached = ", ".join(filter(None, [f"within {groups}", interval]))
     controls = {
         f"firing moved to other clips, over {count(row['family'], 'card')} together, up to": row["permuted_high"],
@@ -111,6 +122,8 @@ def _score(row: Mapping[str, Any]) -> str:
     }
     beside = ", ".join(f"{name} {decimal(value, 2)}" for name, value in controls.items() if known(value))
     verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
+    if few:
+        verdict = f"{groups}: too few to compare the card with its controls. "
     odd = row["intruder_logmel"]
     intruder = (
         f" Odd frame out found by its spectrum in {percent(odd, 0)} of trials (chance 20{NBSP}%)." if known(odd) else ""
