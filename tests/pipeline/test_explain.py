@@ -74,10 +74,21 @@ def test_a_run_on_one_test_group_warns_at_the_end_of_the_corpus_stage(tiny: Tiny
 
 def test_steps_on_request_name_what_a_dictionary_lacks() -> None:
     frames, pooled = grid_of(poolings=["encode_then_pool", "pool_then_encode"], layers=[3], sparsities=[0.9])
-    for step in ("interventions", "erasure"):
+    for step in ("splice", "interventions", "erasure"):
         assert unavailable_reason(step, frames, [0, 3, 4]) is None
         assert "layer 3 is the last that was extracted" in str(unavailable_reason(step, frames, [0, 3]))
         assert "encodes pooled clips" in str(unavailable_reason(step, pooled, [0, 3, 4]))
     assert unavailable_reason("attribution", frames, [3]) is None
     assert "encodes pooled clips" in str(unavailable_reason("lens", pooled, [3]))
-    assert unavailable_reason("cards", pooled, [3]) is None  # left out without a word, as by default
+    assert unavailable_reason("cards", frames, [3]) is None
+
+
+def test_explain_names_the_steps_that_it_skips(tiny: Tiny, tmp_path: Path) -> None:
+    write_voices(tmp_path / "voices", ("ann", "bob", "cy"), takes=1)
+    train = {"poolings": ["pool_then_encode"], "sparsities": [0.9], "layers": [1]}
+    path, heard = write_config(tmp_path / "v.yaml", tiny("whisper"), FOLDER, train=train), Heard()
+    run(load_config(path), tmp_path / "run", until="explain", progress=heard)
+    (line,) = [line for line in heard.lines if line.startswith("explain skips")]
+    assert line.startswith("explain skips cards and splice: needs a dictionary of frames, and layer01-pooled")
+    run(load_config(path, ["explain.only=[annotations]"]), tmp_path / "run", until="explain", progress=heard)
+    assert heard.lines.count("explain skips annotations: needs corpus.annotations, the folder of the annotations") == 1

@@ -37,7 +37,7 @@ from otoscope.explain.activation_index import CARD, remove_index
 from otoscope.explain.matching import MATCHES, SUMMARY
 from otoscope.factors.annotations import AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
-from otoscope.formatting import first_few
+from otoscope.formatting import comma_list, first_few
 from otoscope.pipeline.attribution import attribution_tables
 from otoscope.pipeline.changed_layer import ChangedLayer
 from otoscope.pipeline.erasure import ErasureTables, erasure_tables
@@ -65,6 +65,8 @@ def explain(run: Context) -> None:
     steps = _steps(stage)
     wanted = [step for name, step in steps.items() if name in run.config.explain.only and step.possible]
     members = stage.grid if run.config.explain.dictionaries == "all" else [stage.member]
+    for text in _skipped(stage, steps):
+        run.progress.message(text)
 
     def work() -> None:
         for member in members:
@@ -109,9 +111,25 @@ def _steps(stage: ExplainedRun) -> dict[str, "_Step"]:
         steps += [_lens_step(stage), _attribution_step(stage), _sweeps_step(stage), _annotations_step(stage)]
     found = {step.name: step for step in (*steps, _matching_step(stage))}
     for name in stage.run.config.explain.only:
-        if name not in found and (reason := unavailable_reason(name, stage.member, stage.store.layers)):
+        if name in ON_REQUEST and (reason := unavailable_reason(name, stage.member, stage.store.layers)):
             raise ConfigError(f"explain.only: {name} {reason}")
     return found
+
+
+def _skipped(stage: ExplainedRun, steps: Mapping[str, "_Step"]) -> list[str]:
+    """Return the steps of `explain.only` that are not possible, a line for each reason.
+
+    Annotations, which are listed by default, count if the corpus has some or if nothing else is listed.
+    """
+    only, reasons = stage.run.config.explain.only, dict[str, list[str]]()
+    for name in only:
+        if name == "annotations" and not stage.run.config.corpus.annotated:
+            reason = "needs corpus.annotations, the folder of the annotations" if len(only) == 1 else None
+        else:
+            reason = unavailable_reason(name, stage.member, stage.store.layers) if name not in steps else None
+        if reason:
+            reasons.setdefault(reason, []).append(name)
+    return [f"explain skips {comma_list(names)}: {reason}" for reason, names in reasons.items()]
 
 
 ON_REQUEST = ("interventions", "erasure", "lens", "attribution", "sweeps")
@@ -119,20 +137,18 @@ ON_REQUEST = ("interventions", "erasure", "lens", "attribution", "sweeps")
 
 
 def unavailable_reason(step: str, member: GridMember, layers: Sequence[int]) -> str | None:
-    """Return the reason why a step that runs on request is not possible for a dictionary, and what to do; else None.
+    """Return the reason why a step that reads frames is not possible for a dictionary, and what to do; else None.
 
     >>> pooled = GridMember(3, "pool_then_encode", "default", 64, 0.9, 0)
     >>> print(unavailable_reason("erasure", pooled, [3, 4]))  # doctest: +ELLIPSIS
     needs a dictionary of frames, and layer03-pooled-default-m64-k6-seed0 encodes pooled clips; add ...
     """
-    if step not in ON_REQUEST:
-        return None
     if member.pooling != "encode_then_pool":
         return (
             f"needs a dictionary of frames, and {member.sae_id} encodes pooled clips; add encode_then_pool to "
             "train.poolings"
         )
-    if step in ("interventions", "erasure") and member.layer >= max(layers):
+    if step in ("splice", "interventions", "erasure") and member.layer >= max(layers):
         return (
             f"reads a layer after the dictionary's, and layer {member.layer} is the last that was extracted; train an "
             "earlier layer, or extract a later one"
