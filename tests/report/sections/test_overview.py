@@ -48,7 +48,7 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
     assert "overview-0" in made.reading.specs
     assert "overview-1" in made.reading.specs
     said = made.reading.section("overview").replace("\u00a0", " ")
-    probe = r"A linear probe on layer 3, chosen by its codes, predicts the technique of \d+ % of 480 clips of 6 unseen"
+    probe = r"A linear probe on layer 3 predicts the technique of \d+ % of 480 clips of 6 unseen"
     assert re.search(probe + r" groups \(.*?\); the layers range from \d+ % to \d+ %\.", said)
     assert "On the codes of that layer at 90 % sparsity it reaches" in said
     # the interval of the difference, from predictions.parquet

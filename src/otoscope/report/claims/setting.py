@@ -68,7 +68,7 @@ def _held_out(strict: StrictResults, run: RunData) -> str:
         return ""
     clips, groups = tasks.select("n", "groups").row(0)
     text = f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
-    note = cross_fit_note(run.clips, per_fold=run.per_fold)
+    note = cross_fit_note(run)
     return f"{text}. {note}" if note else text
 
 

@@ -444,7 +444,8 @@ def _opposite(row: dict[str, Any], noun: str) -> list[str]:
 def _also(factors: list[str]) -> str:
     names, rest = list(map(readable_name, factors[:MAX_ALSO])), len(factors) - MAX_ALSO
     more = [count(rest, "further factor")] if rest > 0 else []
-    return f"Also the best single latent for {comma_list([*names, *more])} on training and validation groups; not tested on others."
+    of = comma_list([*names, *more])
+    return f"Also the best single latent for {of} on training and validation groups; not tested on others."
 
 
 def _clip(row: dict[str, Any], run: RunData, places: FactorRanks, budget: _Budget) -> ClipCard | None:

@@ -179,7 +179,7 @@ def _permuted(run: RunData) -> str:
 
 
 def _cross_fitting(run: RunData) -> str | None:
-    note = cross_fit_note(run.clips, readers_of_run(run), per_fold=run.per_fold)
+    note = cross_fit_note(run, readers_of_run(run))
     if not note or run.clips is None:
         return None
     factor = decimal(fold_overlap(run.clips["fold"].n_unique()), 2)

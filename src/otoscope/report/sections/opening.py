@@ -56,7 +56,7 @@ def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
         )
     elif rests_on is not None:
         scored = f" Scores are computed on {rests_on.description} that were not used for any fit or choice."
-        if note := cross_fit_note(run.clips, readers_of_run(run), per_fold=run.per_fold):
+        if note := cross_fit_note(run, readers_of_run(run)):
             scored = f" {note}."
     if claims:
         return f"Here the claims are examined for {model} on {_sound(run)}.{scored}"
