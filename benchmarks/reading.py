@@ -57,7 +57,8 @@ def measure(dtype: str, width: int, *, mb: int, rounds: int, batch: int, clock: 
     with tempfile.TemporaryDirectory(prefix="otoscope-reading-") as name:
         folder = Path(name)
         files = [folder / f"{shard}.safetensors" for shard in range(SHARDS)]
-        height = mb * 10**6 // (SHARDS * width * np.dtype(PRECISIONS[dtype].mapped).itemsize)
+        wanted = mb * 10**6 // (SHARDS * width * np.dtype(PRECISIONS[dtype].mapped).itemsize)
+        height = max(wanted, 2 * TURN * batch)  # a turn reads TURN batches from one shard
         for shard, path in enumerate(files):
             write(path, height, width, dtype, seed=shard)
         maps = [map_tensor(path, "frames") for path in files]

@@ -17,6 +17,8 @@ from tests.support.small_runs import Tiny, write_config, write_voices
 
 TRIALS = int(os.environ.get("OTOSCOPE_FUZZ", "150"))
 """Trials with the marker `slow`."""
+PARTS = 4
+"""Tests among which these trials are divided."""
 
 VOLATILE = ("log.jsonl", ".lock")
 
@@ -149,6 +151,7 @@ def test_run_restores_damaged_artifacts_or_refuses_them(finished: Path, seed: in
 
 @pytest.mark.slow
 @pytest.mark.timeout(20_000)
-def test_run_restores_many_damaged_artifacts_or_refuses_them(finished: Path) -> None:
-    for seed in range(1000, 1000 + TRIALS):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_run_restores_many_damaged_artifacts_or_refuses_them(finished: Path, part: int) -> None:
+    for seed in range(1000 + part, 1000 + TRIALS, PARTS):
         check(finished, seed)
