@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from otoscope.artifacts import write_table
-from otoscope.cli.summary import clip_lines, probe_table, sparsity_table, summary_tables
+from otoscope.cli.summary import clip_lines, probe_table, sparsity_tables, summary_tables
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import ResultsTable
 from otoscope.runs.cards import RunSummary
@@ -33,8 +33,7 @@ def results(grid: list[GridMember]) -> pl.DataFrame:
 
 def shown(grid: list[GridMember]) -> list[list[str]]:
     """Return the table's lines in words, its head first."""
-    table = sparsity_table(ResultsTable(results(grid)))
-    assert table is not None
+    (table,) = sparsity_tables(ResultsTable(results(grid)))
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table)
@@ -65,6 +64,15 @@ def test_dictionaries_of_several_recipes_and_sizes_are_told_apart():
 )
 def test_what_all_have_in_common_has_no_column(grid: list[GridMember], first: str):
     assert shown(grid)[0][0] == first
+
+
+def test_sparsity_tables_show_every_pooling_of_the_chosen_layer():
+    grid = [GridMember(3, pooling, "default", 64, 0.9, 0) for pooling in ("pool_then_encode", "encode_then_pool")]
+    tables = sparsity_tables(ResultsTable(results([*grid, replace(grid[0], layer=4, sparsity=0.5)])))
+    assert [str(table.title) for table in tables] == ["Sparse codes of layer 4 (pool then encode), singer"]
+    tables = sparsity_tables(ResultsTable(results(grid)))
+    words = ["encode then pool", "pool then encode"]
+    assert [str(table.title) for table in tables] == [f"Sparse codes of layer 3 ({text}), singer" for text in words]
 
 
 @pytest.mark.parametrize(("clips", "groups", "warns"), [(3, 1, True), (60, 3, False)])

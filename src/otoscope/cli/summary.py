@@ -60,7 +60,8 @@ def summary_tables(summary: RunSummary) -> str:
         per_fold = has_fold_dictionaries(read_config(summary.run))
         console.print(f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}", soft_wrap=True)
         console.print()
-    for table in (probe_table(results), sparsity_table(results), strict_table(StrictResults.of(results.rows))):
+    strict = strict_table(StrictResults.of(results.rows))
+    for table in (probe_table(results), *sparsity_tables(results), strict):
         if table is not None:
             console.print(table)
             console.print()
@@ -84,24 +85,29 @@ def probe_table(results: ResultsTable) -> Table | None:
     return table
 
 
-def sparsity_table(results: ResultsTable) -> Table | None:
-    """Return accuracy and explained variance by sparsity, at the layer chosen on validation groups."""
+def sparsity_tables(results: ResultsTable) -> list[Table]:
+    """Return accuracy and explained variance by sparsity, per pooling, at the layer chosen on validation groups."""
     codes = results.where(representation=CODES)
     scored = codes.where(metric="probe_balanced_accuracy", split="valid")
     if not scored:
-        return None
+        return []
     # the first label, as in the report
     label = scored.values("target")[0]
     best = scored.where(target=label).rows.sort("value", descending=True).row(0, named=True)
-    chosen = codes.where(layer=best["layer"], pooling=best["pooling"], seed=best["seed"], split="test")
-    explained = {row["sae_id"]: row["value"] for row in chosen.where(metric="explained_variance")}
-    of_layer = {name: best[name] for name in ("layer", "pooling")}
+    chosen = codes.where(layer=best["layer"], seed=best["seed"])
+    poolings = sorted(set(chosen.values("pooling")))
+    return [_sparsity_table(results, chosen.where(pooling=pooling, split="test"), label) for pooling in poolings]
+
+
+def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> Table:
+    explained = {row["sae_id"]: row["value"] for row in codes.where(metric="explained_variance")}
+    of_layer = {name: codes.values(name)[0] for name in ("layer", "pooling")}
     of_components = results.where(metric="explained_variance", representation="pca", split="test", **of_layer)
     components = {row["k"]: row["value"] for row in of_components}
-    accuracy = chosen.where(metric="probe_accuracy", target=label).rows
+    accuracy = codes.where(metric="probe_accuracy", target=label).rows
     # a column appears only where the SAEs differ in it
     varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
-    title = f"Sparse codes of layer {best['layer']} ({best['pooling'].replace('_', ' ')}), {label}"
+    title = f"Sparse codes of layer {of_layer['layer']} ({of_layer['pooling'].replace('_', ' ')}), {label}"
     table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained", "PCA at k")
     for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
         shares = [explained.get(row["sae_id"]), components.get(row["k"])]
