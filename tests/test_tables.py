@@ -3,6 +3,7 @@
 import random
 import re
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -158,9 +159,10 @@ def test_read_parquet_has_the_same_rules_as_csv(tmp_path: Path) -> None:
     table = read_text_table(tmp_path / "clips.parquet")
     assert table.cells.rows() == [("a.wav", "1.5"), ("b.wav", None)]
     assert table.place(1) == "in row 2"
-    pl.DataFrame({"path": [["a.wav"]]}).write_parquet(tmp_path / "nested.parquet")
-    with pytest.raises(CorpusError, match="'path' is no plain column"):
-        read_text_table(tmp_path / "nested.parquet")
+    for value in (["a.wav"], b"a.wav", timedelta(seconds=1)):
+        pl.DataFrame({"path": [value]}).write_parquet(tmp_path / "other.parquet")
+        with pytest.raises(CorpusError, match="'path' is no plain column"):
+            read_text_table(tmp_path / "other.parquet")
 
 
 @pytest.mark.parametrize("name", ["exp[2]", "exp*", "exp?", "a=1", "{x}"])

@@ -342,7 +342,8 @@ def read_text_table(path: Path) -> TextTable:
 def _from_parquet(path: Path) -> TextTable:
     table = read_parquet(path)
     _check_header(table.columns, path)
-    nested = [name for name, dtype in table.schema.items() if dtype.is_nested() or dtype in (pl.Binary(), pl.Object())]
+    others = (pl.Binary, pl.Object, pl.Duration)
+    nested = [name for name, dtype in table.schema.items() if dtype.is_nested() or isinstance(dtype, others)]
     if nested:
         raise CorpusError(f"{path}: the column {nested[0]!r} is no plain column ({table.schema[nested[0]]}); remove it")
     texts = table.cast(pl.String())
