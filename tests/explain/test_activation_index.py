@@ -13,6 +13,7 @@ import torch
 
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
+from otoscope.explain import firing_by_class, quantile_examples, top_activations
 from otoscope.explain.activation_index import QUANTILES, ActivationIndex, remove_index, write_activation_index
 from otoscope.sae import ReLU, SparseAutoencoder
 from tests.support.activations import contents
@@ -129,6 +130,20 @@ def test_unknown_latents_clips_and_widths_are_refused(store: ActivationStore, tm
         index.codes_of("x.wav")
     with pytest.raises(EvaluationError, match=r"takes rows of width 7, layer 1 .* has width 6"):
         write_activation_index(tmp_path, store, sae_of(width=7), 1)
+    for name, value in (("layer", 3), ("pooling", "pool_then_encode")):
+        trained = sae_of()
+        trained.card[name] = value
+        with pytest.raises(
+            EvaluationError, match=rf"was trained with {name} {value}, not with .*; give {name} {value}"
+        ):
+            write_activation_index(tmp_path, store, trained, 1)
+    for call in (
+        lambda: top_activations(index, 0, ["a"]),
+        lambda: quantile_examples(index, 0, ["a"]),
+        lambda: firing_by_class(index, np.array(["a"])),
+    ):
+        with pytest.raises(EvaluationError, match=r"got 1 (groups|classes) for \d+ clips; give one per clip"):
+            call()
 
 
 @pytest.mark.parametrize("name", ["part-00001.safetensors", "block-00000.safetensors"])

@@ -144,6 +144,8 @@ def test_patch_models_mask_time_and_frequency() -> None:
 
 def test_silent_latents_and_regions_without_contrast_are_refused() -> None:
     sound, frames, firing = burst()
+    with pytest.raises(EvaluationError, match="has 10 samples; at least 200 can be masked"):
+        MaskedSound(np.zeros(10, dtype=np.float32), 16_000)
     with pytest.raises(EvaluationError, match="silent in this clip"):
         retained(np.zeros_like, sound, [])
     for mask in (np.zeros_like(firing), np.ones_like(firing)):

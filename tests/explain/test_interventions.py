@@ -143,6 +143,8 @@ def test_bad_requests_are_refused_with_what_to_do() -> None:
         intervene(encoder, sae, 1, [99])
     with pytest.raises(EvaluationError, match="scale needs an amount"):
         intervene(encoder, sae, 1, [0], operation="scale")
+    with pytest.raises(EvaluationError, match="amount must be a finite number, got nan"):
+        intervene(encoder, sae, 1, [0], operation="add", amount=float("nan"))
     with pytest.raises(EvaluationError, match="ablate takes no amount"):
         intervene(encoder, sae, 1, [0], amount=1.0)
     with pytest.raises(EvaluationError, match="name at least one"):

@@ -22,7 +22,7 @@ from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
 from otoscope.pipeline.explain import step_inputs
 from otoscope.pipeline.explained_run import prepare
-from otoscope.pipeline.run import RunSummary, run
+from otoscope.pipeline.run import RunSummary, external_inputs, run
 from otoscope.pipeline.splice import annotated_strings
 from otoscope.pipeline.stages import STAGES, stages_until
 from otoscope.runs.context import Context, LazyEncoder
@@ -403,7 +403,9 @@ def test_explain_erases_concepts_and_swaps_them_between_clips(summary: RunSummar
 def test_explain_leaves_the_table_of_transcripts_empty_for_an_encoder_without_words(
     summary: RunSummary, path: Path
 ) -> None:
-    again(summary, path, "explain.only=[lens]", until="explain")
+    heard = Heard()
+    run(load_config(path, ["explain.only=[lens]"]), summary.run, until="explain", progress=heard)
+    assert any("lens: no transcripts, which need Whisper and words" in line for line in heard.lines)
     assert pl.read_parquet(summary.run / "explain" / "lens.parquet").is_empty()
 
 
@@ -451,6 +453,10 @@ def test_explain_matches_latents_with_the_other_dictionaries(summary: RunSummary
     assert matching["share"].is_between(0, 1).all()
     twin = shutil.copytree(explained / "index", path.parent / "twin" / "explain" / "index").parents[1]
     again(summary, path, "explain.only=[matching]", f"explain.match_run={twin}", until="explain")
+    config = load_config(path, [f"explain.match_run={twin}"])
+    assert (
+        twin / "explain" / "index" in (external_inputs(config, RunFolder(summary.run), until="explain") or ([], []))[1]
+    )
     own = pl.read_parquet(explained / "matching.parquet")
     assert own["other"].to_list() == [f"twin/{folder.name}" for folder in sorted((twin / "explain/index").iterdir())]
     assert own["correlation"].max() == pytest.approx(1.0)  # the dictionary shown, in a run of the same clips
@@ -513,7 +519,7 @@ def test_explain_only_adds_files_and_keeps_current_ones(summary: RunSummary, pat
     again(summary, path, until="explain")
     assert latent not in set(pl.read_parquet(explained / "examples.parquet")["latent"])
     with pytest.raises(ConfigError, match=r"explain\.latents: 64 does not exist; .* has latents 0 to 63"):
-        again(summary, path, "explain.latents=[64]", until="explain")
+        again(summary, path, "explain.only=[matching]", "explain.latents=[64]", until="explain")  # which reads none
     again(summary, path, until="explain")
 
 

@@ -14,7 +14,7 @@ A code is `value * scale`; `scale` is a power of two per file, so that no code o
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,6 +151,11 @@ class ActivationIndex:
     def __repr__(self) -> str:
         return f"ActivationIndex({str(self.folder)!r}, {self.clips.height:,} clips, {self.latents:,} latents)"
 
+    def require_clips(self, given: Sized, noun: str) -> None:
+        """Raise `EvaluationError` unless as many are given as there are clips."""
+        if len(given) != self.clips.height:
+            raise EvaluationError(f"got {len(given):,} {noun} for {self.clips.height:,} clips; give one per clip")
+
     @property
     def latents(self) -> int:
         """Number of latents of the dictionary."""
@@ -235,7 +240,7 @@ class ActivationIndex:
 
 
 def write_activation_index(
-    folder: Path,
+    folder: str | Path,
     store: ActivationStore,
     sae: SparseAutoencoder,
     layer: int,
@@ -249,8 +254,15 @@ def write_activation_index(
 
     Consecutive clips are encoded together. Finished parts and blocks of an interrupted call are kept; the files of a
     resumed call have the same bytes. Memory is bounded by one part, one block and `DENSE_CELLS` codes. `on_clip` is
-    called after each clip. Raises `EvaluationError` if the widths of SAE and layer differ, or a code is not finite.
+    called after each clip. Raises `EvaluationError` for an SAE of another width, layer or pooling, and if a code is
+    not finite.
     """
+    folder = Path(folder)
+    for name, given in (("layer", layer), ("pooling", pooling)):
+        if (trained := sae.card.get(name, given)) != given:
+            raise EvaluationError(
+                f"this SAE was trained with {name} {trained}, not with {given}; give {name} {trained}"
+            )
     if store.width(layer) != sae.width:
         raise EvaluationError(
             f"this SAE takes rows of width {sae.width}, layer {layer} of {store.folder} has width "

@@ -125,6 +125,8 @@ class MaskedSound:
 
     def __init__(self, wave: Wave, rate_hz: int) -> None:
         window = np.asarray(get_window("hann", round(WINDOW_S * rate_hz)))
+        if 2 * len(wave) < len(window):
+            raise EvaluationError(f"the clip has {len(wave)} samples; at least {(len(window) + 1) // 2} can be masked")
         self.wave, self.rate_hz = np.asarray(wave, dtype=np.float64), rate_hz
         self.transform = ShortTimeFFT(window, round(HOP_S * rate_hz), rate_hz)
         self.spectrum: Any = self.transform.stft(self.wave)

@@ -26,6 +26,7 @@ def top_activations(index: ActivationIndex, latent: int, groups: Sequence[str], 
     `groups` holds the group of each clip of the index. Fewer than `top` examples are returned if the latent fires in
     fewer clips.
     """
+    index.require_clips(groups, "groups")
     firing = index.firing(latent)
     clips, peaks = _peaks(firing)
     order = clips[np.argsort(-firing.activations[peaks], kind="stable")]
@@ -66,6 +67,7 @@ def quantile_examples(index: ActivationIndex, latent: int, groups: Sequence[str]
     Top activations show extremes; these examples show the range. Of the rows whose rank is within 2 % of the quantile,
     the first from a clip and a group that no earlier example has is taken.
     """
+    index.require_clips(groups, "groups")
     firing = index.firing(latent)
     if not firing.rows.size:
         return []
@@ -132,6 +134,7 @@ def firing_by_class(
     that are not `chosen`. One row per latent and class in which it fires: `latent, class, clips, rows, rate, mean`,
     where `clips` and `rows` count the class and `mean` includes rows with 0.
     """
+    index.require_clips(classes, "classes")
     known = (classes != "") if chosen is None else (classes != "") & chosen
     names, codes = np.unique(classes[known].astype(str), return_inverse=True)
     number = np.full(len(classes), -1)

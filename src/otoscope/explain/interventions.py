@@ -1,5 +1,6 @@
 """Interventions on a layer: changes of latents, rival directions of equal norm, and their effects on readouts."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -81,6 +82,8 @@ def code_edit(latents: Sequence[int], operation: Operation, amount: float | None
     if (amount is None) != (operation == "ablate"):
         needs = "takes no amount" if operation == "ablate" else "needs an amount"
         raise EvaluationError(f"the operation {operation} {needs}; got amount={amount}")
+    if amount is not None and not math.isfinite(amount):
+        raise EvaluationError(f"amount must be a finite number, got {amount}")
     columns, size = list(latents), 0.0 if amount is None else amount
 
     def edit(codes: Float[Tensor, "frames latents"]) -> Float[Tensor, "frames latents"]:

@@ -101,18 +101,13 @@ class ExplainedRun:
     def latents(self) -> list[int]:
         """Explained latents: those of the gallery, then those of the configuration."""
         listed = self.run.config.explain.latents
-        if unknown := [latent for latent in listed if latent >= self.member.latents]:
-            raise ConfigError(
-                f"explain.latents: {unknown[0]} does not exist; {self.member.sae_id} has latents 0 to "
-                f"{self.member.latents - 1}"
-            )
         return list(dict.fromkeys([*(choice.latent for choice in self.chosen), *listed]))
 
     @property
     def silent_latents(self) -> list[int]:
         """Latents of the configuration that never fire: their tables are empty or undefined."""
         rows = self.index.statistics["rows"]
-        return [latent for latent in self.run.config.explain.latents if latent < len(rows) and rows[latent] == 0]
+        return [latent for latent in self.run.config.explain.latents if rows[latent] == 0]
 
     @cached_property
     def changed_layer(self) -> ChangedLayer:
@@ -160,6 +155,10 @@ def prepare(run: Context) -> ExplainedRun:
     compared = read_reappearing_latents(folder, results)
     grid = training_grid(run.config, store.layers)
     member = choose_member(results, grid, compared)
+    if unknown := [latent for latent in run.config.explain.latents if latent >= member.latents]:
+        raise ConfigError(
+            f"explain.latents: {unknown[0]} does not exist; {member.sae_id} has latents 0 to {member.latents - 1}"
+        )
     corpus = load_corpus(folder).select(store.clip_ids)
     inputs = fingerprint(
         digest(folder.results),

@@ -154,7 +154,9 @@ def external_inputs(config: RunConfig, folder: RunFolder, *, until: str) -> tupl
         return None
     corpus, table = load_corpus(folder), getattr(config.corpus, "table", None)
     files = [path for path in (table, config.factors.table, config.extract.segments) if path is not None]
-    trees = [path for path in (config.corpus.annotation_folder(folder.sound),) if path is not None]
+    matched = config.explain.match_run
+    read = (config.corpus.annotation_folder(folder.sound), matched and matched / "explain" / "index")
+    trees = [path for path in read if path is not None]
     if "extract" in stages_until(until):
         trees.append(resolve(config.model, revision=config.revision).folder)
     if table is None:

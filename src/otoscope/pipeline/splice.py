@@ -77,10 +77,14 @@ def splice_table(setting: ChangedLayer, members: Sequence[GridMember]) -> pl.Dat
 
 def lens_table(setting: ChangedLayer) -> pl.DataFrame:
     """Return the word error rate from each layer of Whisper; empty for other encoders and without spoken words."""
+    member, progress = setting.member, setting.run.progress
     transcriber, strings, speakers = _transcriber(setting)
     if transcriber is None:
+        if not strings:
+            progress.message(
+                "lens: no transcripts, which need Whisper and words (a tier named words, or the label digit)"
+            )
         return pl.DataFrame(schema=LENS)
-    member, progress = setting.member, setting.run.progress
     replaced_by = substitutes({member.sae_id: (setting.sae, member.k)}, setting.frames.rows)
     passes = lens_passes(len(transcriber.encoder.layers), member.layer) * len(strings)
     with task(progress, "transcribing from each layer", passes, "transcripts"):
@@ -110,7 +114,7 @@ def _transcriber(setting: ChangedLayer) -> tuple[Transcriber | None, list[Spoken
         run.progress.message(
             "no words are transcribed: Whisper does it in whole windows only; set extract.context: exact"
         )
-        return None, [], []
+        return None, strings, groups
     return (Transcriber(encoder) if strings else None), strings, groups
 
 
