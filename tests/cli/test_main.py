@@ -70,7 +70,7 @@ def test_main_exits_with_2_for_an_invalid_command_line(capsys: Capsys, arguments
 def test_doctor_prints_speed_packages_and_models(capsys: Capsys) -> None:
     outcome = call(capsys, "doctor")
     assert outcome.code == 0, outcome.out
-    assert re.search(r"^speed .* \d+ GFLOP/s", outcome.out, flags=re.M)
+    assert re.search(r"^speed .* [\d.,]+ GFLOP/s", outcome.out, flags=re.M)
     assert "torch 2." in outcome.out
     assert "openai/whisper-tiny.en (" in outcome.out
     assert "ready" in outcome.out

@@ -294,8 +294,6 @@ def test_too_few_and_late_intervals_are_announced(capsys: pytest.CaptureFixture[
     assert (
         "warning: explain skips annotated labels: no annotated label has 5 intervals in the test groups" in outcome.err
     )
-    outcome = annotated(capsys, table, files, "", more="train: {poolings: [pool_then_encode]}\n")
-    assert "warning: explain skips annotated labels, which need a dictionary of frames; add encode" in outcome.err
 
 
 def annotated(
@@ -304,7 +302,6 @@ def annotated(
     files: dict[str, str] | None,
     settings: str,
     row: str = "",
-    more: str = "",
 ) -> Outcome:
     """Run the corpus stage on the sites with annotations, None without their folder."""
     folder = table.with_name("labels")
@@ -314,7 +311,6 @@ def annotated(
             (folder / name).write_text(text)
     table.write_text("path,site\n" + "\n".join([f"{site}.wav,{site}" for site in SITES] + [row]))
     table.with_name("c.yaml").write_text(
-        f"model: starter\n{more}"
-        f"corpus: {{kind: manifest, table: clips.csv, group: site, annotations: labels, {settings}}}\n"
+        f"model: starter\ncorpus: {{kind: manifest, table: clips.csv, group: site, annotations: labels, {settings}}}\n"
     )
     return call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))

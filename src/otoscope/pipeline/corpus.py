@@ -3,7 +3,6 @@
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -176,24 +175,11 @@ def _annotations(config: RunConfig, annotations: AnnotationFolder, listing: List
             f"warning: intervals that end after their recordings: {late:,} of {total:,}; they are cut or left out"
         )
     lines += twin_notes("tiers", tiers) + twin_notes("annotations", sorted({label for _, label in labels}))
-    return [*lines, *_skipped_labels(config, corpus, of_clip)]
-
-
-def _skipped_labels(
-    config: RunConfig, corpus: Corpus, of_clip: Mapping[int, Sequence[AnnotatedInterval]]
-) -> Iterator[str]:
-    """Yield a warning if `explain` is to score annotated labels and cannot."""
-    if "annotations" not in config.explain.only:
-        return
-    if "encode_then_pool" not in config.train.poolings:
-        yield (
-            "warning: explain skips annotated labels, which need a dictionary of frames; add encode_then_pool to"
-            " train.poolings"
-        )
-        return
     chosen = choose_annotated(corpus, list(of_clip), clips=config.explain.clips)
-    if not frequent_labels([of_clip[i] for i in chosen], [corpus.clips["split"][i] == "test" for i in chosen]):
-        yield f"warning: {SKIPPED}; {MORE}"
+    is_test = [corpus.clips["split"][i] == "test" for i in chosen]
+    if "annotations" in config.explain.only and not frequent_labels([of_clip[i] for i in chosen], is_test):
+        lines.append(f"warning: {SKIPPED}; {MORE}")
+    return lines
 
 
 FAR = 5

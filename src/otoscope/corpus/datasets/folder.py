@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import polars as pl
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from otoscope.corpus.listing import (
     Listing,
@@ -68,20 +68,14 @@ class FolderCorpus(SelectableCorpus, frozen=True, extra="forbid"):
     licence: str = Field(default="unknown", description="licence of the recordings, carried into the report")
     citation: str = Field(default="", description="how to cite the recordings, carried into the report")
 
-    @field_validator("group_pattern")
+    @field_validator("pattern", "group_pattern")
     @classmethod
-    def _names_a_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None and (names := check_pattern(pattern)) != ["group"]:
+    def _names_fields(cls, pattern: str | None, info: ValidationInfo) -> str | None:
+        names = ["group"] if pattern is None else check_pattern(pattern)
+        if info.field_name == "group_pattern" and names != ["group"]:
             if "group" not in names:
                 raise ValueError("needs a named group, such as (?P<group>[^_/]+)_")
             raise ValueError("has other named groups than `group`; use `pattern`, which makes them labels and factors")
-        return pattern
-
-    @field_validator("pattern")
-    @classmethod
-    def _names_fields(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            check_pattern(pattern)
         return pattern
 
     @model_validator(mode="after")
