@@ -332,9 +332,9 @@ METRICS: Mapping[str, Metric] = _by_name(
     Metric(
         name="task_balanced_accuracy",
         difference="task_balanced_accuracy_difference",
-        description="balanced accuracy of a ridge classifier",
+        description="balanced accuracy of the linear reader that scores highest on left-out groups",
     ),
-    Metric(name="task_r2", bounds=R2, difference="task_r2_difference", description="R² of a ridge regression"),
+    Metric(name="task_r2", bounds=R2, difference="task_r2_difference", description="R² of the same reader"),
     Metric(
         name="mean_factor_r2",
         difference="mean_factor_r2_difference",

@@ -96,22 +96,27 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     )
     notes = " ".join(describe_task(claim).notes)
     assert "The value of the codes is the mean of 2 seeds, ranging from 78.9\xa0% to 79.0\xa0%." in notes
-    assert "The same codes lose more than 2 points on 2 of 3 other targets: " in notes
+    assert "are more than 2 points lower on 2 of 3 other targets, beyond the interval on 1: vowel" in notes
     assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
     assert (
         "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
         "(84.0\xa0% to 86.0\xa0%); the codes reach 5.0 points less on the same clips (−6.0 to −4.0)."
     ) in notes
+    uncertain = " ".join(describe_task(replace(claim, to_baseline=estimate(-0.05, -0.2, 0.1))).notes)
+    assert "The best baseline is principal components (matched" in uncertain
     best = Baseline(("logmel",), estimate(0.7, 0.6, 0.8))
-    notes = " ".join(describe_task(replace(claim, best_baseline=best, others=OtherTargets(1, {}))).notes)
+    lower = replace(claim, best_baseline=best, to_baseline=estimate(0.09, 0.05, 0.13), others=OtherTargets(1, {}))
+    notes = " ".join(describe_task(lower).notes)
     assert "The best baseline is log-mel statistics, 70.0\xa0% (60.0\xa0% to 80.0\xa0%)" in notes
-    assert "The same codes lose more than 2 points on none of 1 other target" in notes
+    assert "The same codes are more than 2 points lower on none of 1 other target" in notes
     assert not describe_task(TASK).notes
 
 
 def test_describe_task_notes_the_sparsity_limit():
     limited = replace(TASK, codes={0.9: estimate(0.8), 0.95: estimate(0.79)}, limit=estimate(0.95, 0.9, 0.99))
     assert "up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(describe_task(limited).notes)
+    at_chance = replace(limited, dense=estimate(0.3, 0.2, 0.4, 0.35))
+    assert "sparsity (90" not in " ".join(describe_task(at_chance).notes)
     steep = replace(limited, limit=estimate(0.9, 0.9, 0.95))
     assert "next sparsity level already loses more than 2 points" in " ".join(describe_task(steep).notes)
     beaten = " ".join(describe_task(replace(limited, codes={0.75: estimate(0.6), 0.9: estimate(0.8)})).notes)

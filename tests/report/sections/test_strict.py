@@ -174,7 +174,21 @@ def test_codes_are_told_as_the_mean_over_seeds():
     )
     (finding,) = task_findings(rows)
     assert "70.0\xa0% from the codes (48.0\xa0% to 92.0\xa0%; mean of 2 seeds, ranging" in finding.text
-    assert "An untrained encoder exceeds the trained layer (90.0" in finding.text
+    assert "An untrained encoder reaches 90.0" in finding.text
+
+
+def test_a_task_at_chance_has_no_sparsity_limit():
+    accuracy = "task_balanced_accuracy"
+    limit = row("sparsity_limit", "sae", 0.9, target="default: task", low=0.75, high=0.95, n=4, split="test")
+    records = [
+        row(accuracy, DENSE, 0.3, target="digit", low=0.2, high=0.4, null_high=0.35),
+        codes(accuracy, 0.3, target="digit", low=0.2, high=0.4, null_high=0.35),
+    ]
+    (finding,) = limit_findings(rows_of(limit, *records))
+    assert "task undetermined (permuted targets give as much)" in finding.text
+    records[0] = row(accuracy, DENSE, 0.5, target="digit", low=0.4, high=0.6, null_high=0.35)
+    (finding,) = limit_findings(rows_of(limit, *records))
+    assert "task 90" in finding.text
 
 
 def test_all_that_do_best_are_named():

@@ -163,7 +163,7 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
 
 
 def _lost(claim: CompactnessClaim) -> str:
-    return f" (the layer predicts {claim.lost} more, which the codes lost)" if claim.lost else ""
+    return f" (the layer predicts {claim.lost} more, which not every seed of the codes does)" if claim.lost else ""
 
 
 def _ratio(change: Estimate) -> str:
@@ -226,9 +226,13 @@ def _task_notes(claim: TaskClaim) -> Iterator[str]:
     others = count(claim.others.count, "other target")
     if losses := claim.others.losses:
         each = [f"{target} {points(change.value)}{_change_interval(change)}" for target, change in losses.items()]
-        yield f"The same codes lose more than 2 points on {len(each)} of {others}: {'; '.join(each)}."
+        beyond = sum(change.bounded and change.high < 0 for change in losses.values())
+        yield (
+            f"The same codes are more than 2 points lower on {len(each)} of {others}, beyond the interval on "
+            f"{beyond or 'none'}: {'; '.join(each)}."
+        )
     else:
-        yield f"The same codes lose more than 2 points on none of {others}."
+        yield f"The same codes are more than 2 points lower on none of {others}."
 
 
 def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float], str]) -> Iterator[str]:
@@ -241,8 +245,8 @@ def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float]
 def _limit_notes(claim: TaskClaim) -> Iterator[str]:
     """Yield the sparsity up to which codes match the densest codes."""
     limit, densest = claim.limit, min(claim.codes)
-    if limit is None or len(claim.codes) < 2:
-        return
+    if limit is None or len(claim.codes) < 2 or claim.dense.at_chance or claim.codes[densest].at_chance:
+        return  # codes at chance lose nothing
     base = f"the densest codes ({sparsity(densest)} sparsity, {percent(claim.codes[densest].value)})"
     if (better := claim.better_sparsity) is not None:
         yield (
@@ -266,7 +270,7 @@ def _baseline_notes(claim: TaskClaim) -> Iterator[str]:
     name = f"{best.label}{matched}, {percent_with_interval(best.estimate)}"
     if change.bounded:
         name += f"; the codes reach {points(change.value)} on the same clips{_change_interval(change)}"
-    if best.estimate.value > claim.high.value:
+    if change.bounded and change.high < 0:
         yield f"The best {'baseline reaches' if one else 'baselines reach'} more: {name}."
     else:
         yield f"The best {'baseline is' if one else 'baselines are'} {name}."

@@ -47,7 +47,7 @@ def tasks(rows: StrictResults) -> Figure | None:
             table_rows.append(part)
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
-        name = target or "all factors that dense and codes both predict"
+        name = target or "all factors that dense or codes predict"
         panels.append(Panel(charts.by_representation(part, x_title=title), name))
         table_rows.append(part)
     if not panels:
@@ -56,9 +56,9 @@ def tasks(rows: StrictResults) -> Figure | None:
         name="strict-read",
         title="Scores by representation",
         caption=(
-            "Each target is predicted by the same ridge regression (one output per class) from every representation. "
-            "Its penalty is chosen by leaving out whole groups, and it is scored on test groups. Orange: the dense "
-            "layer. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. "
+            "Each label or value is predicted by ridge regression, the LASSO or few dimensions, whichever scores "
+            "highest on left-out groups, for every representation alike; factors by ridge regression. Orange: the "
+            "dense layer. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. "
             f"Grey: codes without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary "
             "needs blue to the right of magenta, not only of grey."
         ),

@@ -46,8 +46,10 @@ def _reading(settings: StrictSettings, clips: pl.DataFrame | None) -> list[str]:
     where = "On the left-out groups" if count_folds(clips) == 1 else "On the left-out groups of each fold"
     by = comma_list(sentences for name, sentences in chosen.items() if getattr(settings, name) == "chosen")
     return [
-        "Labels and factors are predicted by ridge regression (one output per class). Its penalty is chosen by leaving "
-        f"out whole training and validation groups, in up to {settings.folds} folds. Compared scores are computed on "
+        "Labels are predicted by ridge regression (one output per class), the LASSO or the best few dimensions, "
+        "whichever scores highest on left-out groups, and factors by ridge regression and the LASSO. All choices and "
+        "penalties are made by leaving out whole training and validation groups, in up to "
+        f"{settings.folds} folds. Compared scores are computed on "
         f"{scored_on(clips)}.{f' {where}, {by}.' if by else ''}",
         "A factor's values are replaced by their ranks among the training clips, scaled to a normal shape; factors "
         "dominated by a few clips are dropped, and one of several factors with a rank correlation of at least "

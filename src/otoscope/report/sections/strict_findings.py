@@ -34,7 +34,9 @@ def limit_findings(results: StrictResults) -> list[Finding]:
     densest = ""
     for limit in results.limits:
         densest = sparsity(min(limit.levels)) if limit.levels else densest
-        if (better := limit.better_sparsity) is not None:
+        if limit.quantity == "task" and any(one.at_chance for one in results.task_comparisons[:1]):
+            text = "task undetermined (permuted targets give as much)"
+        elif (better := limit.better_sparsity) is not None:
             base, top = percent(limit.levels[min(limit.levels)]), percent(limit.levels[better])
             text = f"{limit.quantity} undetermined (densest {base}, sparser {top} at {sparsity(better)})"
         elif not limit.estimate.measured:
@@ -207,7 +209,7 @@ def _task_finding(comparison: Comparison) -> Finding:
     if {DENSE, CODES} <= comparison.readers.keys():
         said += f" {capitalised(describe_readers(comparison.readers))}."
     if comparison.at_chance:
-        said += " Neither exceeds permuted targets, so it cannot be predicted."
+        said += " Neither exceeds permuted targets: there is no sign that either predicts it."
     elif best := comparison.best_baseline:
         subject = "baseline" if len(best.representations) == 1 else "baselines"
         verb = "reaches" if len(best.representations) == 1 else "reach"
@@ -225,11 +227,11 @@ def describe_advantage(comparison: Comparison) -> str:
 
 
 def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
-    """Return a remark where an untrained encoder exceeds the trained layer."""
+    """Return a remark where an untrained encoder reaches more than the trained layer."""
     if not comparison.untrained_is_better:
         return ""
     value = text_of(comparison.others["untrained"].value)
-    return f" An untrained encoder exceeds the trained layer ({value}): the information is in the audio itself."
+    return f" An untrained encoder reaches {value}: there is no sign that training the encoder helped."
 
 
 def factor_findings(results: StrictResults) -> list[Finding]:
@@ -246,9 +248,12 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     if common is not None:
         both = results.one("completeness", CODES)
         said += f" {both['n']} are predicted by both and every seed." if both is not None else ""
+        change = common.change
+        difference = f" (difference {_two(change.value)}{interval(change, _two)})" if change.measured else ""
         said += (
             f" Over the {common.dense.n} that either predicts, losses included, the mean R² of a linear map is "
-            f"{_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} from the codes."
+            f"{_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} from the codes"
+            f"{difference}."
         )
     return [Finding("Factors", said)]
 
