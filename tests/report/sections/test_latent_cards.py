@@ -8,6 +8,7 @@ import pytest
 
 from otoscope.artifacts import read_table, write_table
 from otoscope.explain.card_tables import CARDS, RESPONSES
+from otoscope.explain.firing import EXAMPLES
 from otoscope.report import write_report
 from otoscope.report.sections.latent_cards import card_texts
 from tests.support.finished_run import make_run
@@ -139,6 +140,19 @@ def test_cards_of_two_test_groups_are_not_counted_among_those_that_beat_their_co
     page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
     assert "controls." not in page.section("gallery").split("How latents were chosen")[0]
     assert "Fires in 4 % of frames: pitch" not in page.section("overview")
+
+
+def test_cards_name_typical_frames_and_near_misses(tmp_path: Path) -> None:
+    write_cards(tmp_path, [7])
+    frames = [(7, "top", None, 0.9), (7, "quantile", 0.9, 0.75), (7, "quantile", 0.1, 0.05), (8, "quantile", 0.5, 0.5)]
+    rows = [(*one[:3], "a<b>.wav", "g", 3, 0.5, 0.52, one[3]) for one in frames]
+    write_table(tmp_path / "explain" / "examples.parquet", pl.DataFrame(rows, schema=EXAMPLES, orient="row"))
+    miss = (7, "near_miss", None, "c.wav", "g", 3, 1.0, 1.02, 0.0)
+    write_table(tmp_path / "explain" / "near_misses.parquet", pl.DataFrame([miss], schema=EXAMPLES, orient="row"))
+    assert card_texts(tmp_path)[7].examples.replace("\u00a0", " ") == (
+        "Typical frames: a<b>.wav at 0.50 s (90 % quantile, 0.75) and a<b>.wav at 0.50 s (10 % quantile, 0.05). "
+        "Silent although the spectrum is close: c.wav at 1.00 s."
+    )
 
 
 def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import pitch_hz
-from otoscope.formatting import NBSP, count, decimal, interval_text, known, percent
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
 from otoscope.resampling.intervals import MIN_GROUPS
 
 MAX_RESPONSES = 3
@@ -50,6 +50,8 @@ class CardText(NamedTuple):
     compared: bool = True
     classes: Sequence[str] = ()
     """Classes that the sentence names, as `label=class`."""
+    examples: str = ""
+    """Frames at quantiles of the activation, and silent ones that look alike."""
 
 
 def card_texts(folder: Path) -> dict[int, CardText]:
@@ -58,6 +60,8 @@ def card_texts(folder: Path) -> dict[int, CardText]:
     if not all(path.is_file() for path in paths):
         return {}
     cards, responses = map(read_table, paths)
+    others = [folder / "explain" / f"{name}.parquet" for name in ("examples", "near_misses")]
+    examples = [read_table(path) for path in others if path.is_file()]
     return {
         row["latent"]: CardText(
             row["sentence"],
@@ -69,6 +73,7 @@ def card_texts(folder: Path) -> dict[int, CardText]:
             _silence(row),
             row["groups"] >= MIN_GROUPS,
             json.loads(row["classes"]),
+            " ".join(_examples(part.filter(pl.col("latent") == row["latent"])) for part in examples).strip(),
         )
         for row in cards.iter_rows(named=True)
     }
@@ -146,6 +151,19 @@ def _timing(row: Mapping[str, Any]) -> str:
     if known(row["syllable_share"]):
         parts.append(f"{percent(row['syllable_share'], 0)} of its modulation from 4 to 8 Hz")
     return f"In time: {'; '.join(parts)}." if parts else ""
+
+
+def _examples(rows: pl.DataFrame) -> str:
+    """Return where a latent fires at quantiles of its activation, or is silent in frames that look alike."""
+    parts: list[str] = []
+    for kind, title in (("quantile", "Typical frames"), ("near_miss", "Silent although the spectrum is close")):
+        each = [
+            f"{row['clip_id']} at {decimal(row['start_s'], 2)}{NBSP}s"
+            + (f" ({percent(row['quantile'], 0)} quantile, {decimal(row['activation'], 2)})" if row["quantile"] else "")
+            for row in rows.filter(pl.col("kind") == kind).iter_rows(named=True)
+        ]
+        parts += [f"{title}: {comma_list(each)}."] if each else []
+    return " ".join(parts)
 
 
 def _plots(responses: pl.DataFrame) -> list[ResponsePlot]:
