@@ -202,6 +202,7 @@ def _strict_compactness(strict: StrictResults) -> CompactnessClaim | None:
         few_k=few_k,
         factors=completeness.codes.n,
         lost=max(predicted - completeness.codes.n, 0),
+        sparsity=strict.main["sparsity"] if strict.main else None,
     )
 
 

@@ -165,6 +165,7 @@ class CompactnessClaim:
 
     The last two exist on held-out groups only. `factors` counts the factors that the layer and its codes both predict;
     `lost` counts those that the layer alone predicts. `few` compares `few_k` dimensions, over the factors of either.
+    `sparsity` is that of the codes.
     """
 
     completeness: Comparison
@@ -174,6 +175,7 @@ class CompactnessClaim:
     few_k: int = FEW
     factors: int = 0
     lost: int = 0
+    sparsity: float | None = None
 
     @property
     def rivals(self) -> dict[str, Estimate]:

@@ -140,9 +140,10 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
             f"No factor is predicted by both the layer and its codes{_lost(claim)}, so there is nothing to compare.",
         )
     dense, codes = claim.dimensions.dense, claim.dimensions.codes
+    at = f" at {sparsity(claim.sparsity)} sparsity" if claim.sparsity is not None else ""
     text = (
         f"On the {count(claim.factors, 'factor')} that both predict{_lost(claim)}, the regression of a factor spreads "
-        f"over {_spread(codes)} dimensions of the codes and {_spread(dense)} of the layer (geometric means"
+        f"over {_spread(codes)} dimensions of the codes{at} and {_spread(dense)} of the layer (geometric means"
         f"{_ratio(claim.dimensions.change)})"
     )
     notes = tuple(_compactness_notes(claim))

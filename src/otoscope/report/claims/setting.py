@@ -14,7 +14,6 @@ from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import DENSE_SHARE
-from otoscope.report.evidence import cross_fit_note
 from otoscope.report.run_data import RunData
 from otoscope.runs.training import learned_nothing
 
@@ -33,7 +32,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
     settings = {
         "Encoder": comma_list(name for name in table.unique("encoder") if name),
         "Corpus": _corpus(run.corpus, run.clips),
-        "Held-out groups": _held_out(strict, run),
+        "Held-out groups": _held_out(strict),
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
@@ -59,7 +58,7 @@ def _clips_and_groups(clips: pl.DataFrame) -> str:
     return f"{count(clips.height, 'clip')} of {count(clips['group'].n_unique(), 'group')}"
 
 
-def _held_out(strict: StrictResults, run: RunData) -> str:
+def _held_out(strict: StrictResults) -> str:
     test = strict.where(split="test")
     if not test:
         return "none: the run did not evaluate on held-out groups"
@@ -67,9 +66,7 @@ def _held_out(strict: StrictResults, run: RunData) -> str:
     if tasks.is_empty():
         return ""
     clips, groups = tasks.select("n", "groups").row(0)
-    text = f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
-    note = cross_fit_note(run)
-    return f"{text}. {note}" if note else text
+    return f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
 
 
 def describe_formants(run: RunData, factors: Sequence[str]) -> str:
