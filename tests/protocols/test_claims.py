@@ -46,9 +46,11 @@ def test_task_claim_is_decided_by_the_interval_of_the_paired_change(change: Esti
     assert claim.decide() == (verdict, reason)
 
 
-def test_task_claim_fails_for_codes_at_chance_of_any_layer():
+def test_task_claim_is_not_decided_by_codes_at_chance_without_a_loss_beyond_the_interval():
     claim = TaskClaim(number(0.2), {0.95: number(0.19, null_high=0.2)}, "technique", {0.95: number(-0.01, -0.02, 0.0)})
-    assert claim.decide() == (Verdict.FAILS, Reason.AT_CHANCE)
+    assert claim.decide() == (Verdict.UNDECIDED, Reason.AT_CHANCE)
+    lost = replace(claim, changes={0.95: number(-0.1, -0.15, -0.05)})
+    assert lost.decide() == (Verdict.FAILS, Reason.LOSS)
 
 
 def test_task_claim_has_a_limit_only_if_the_densest_codes_are_best():

@@ -130,23 +130,24 @@ class TaskClaim:
 
         - holds: the lower end of the interval lies above -2 points, which excludes a loss of 2 points, and the codes
           exceed their null;
-        - does not hold: the upper end lies below -2 points, or the codes do not exceed their null;
+        - does not hold: the upper end lies below -2 points;
         - nothing to keep: the layer does not exceed its null;
-        - undecided: otherwise, and without an interval or with fewer than `MIN_GROUPS` groups.
+        - undecided: otherwise, as for codes that do not exceed their null, which shows no loss, and without an interval
+          or with fewer than `MIN_GROUPS` groups.
 
         Seeds, sparsity limits, baselines and other targets inform and do not change the verdict.
         """
         codes, change = self.high, self.change
         if self.dense.at_chance:
             return Judgement(Verdict.NOTHING_TO_KEEP, Reason.NOTHING_TO_KEEP)
-        if codes.at_chance:
-            return Judgement(Verdict.FAILS, Reason.AT_CHANCE)
         if not change.bounded:
             return Judgement(Verdict.UNDECIDED, Reason.NO_INTERVAL)
         if change.too_few_groups:
             return Judgement(Verdict.UNDECIDED, Reason.TOO_FEW_GROUPS)
         if change.high < -MARGIN:
             return Judgement(Verdict.FAILS, Reason.LOSS)
+        if codes.at_chance:
+            return Judgement(Verdict.UNDECIDED, Reason.AT_CHANCE)
         if change.low > -MARGIN:
             return Judgement(Verdict.HOLDS, Reason.GAIN if change.low > 0 else Reason.LOSS_EXCLUDED)
         return Judgement(Verdict.UNDECIDED, Reason.LOSS_POSSIBLE if change.value >= -MARGIN else Reason.LOSS_LIKELY)
