@@ -1,6 +1,6 @@
 """Audit of every metric of `results.parquet` on synthetic dictionaries whose true features are known.
 
-    python benchmarks/audit.py           # about six minutes of processor time; prints the table, last line is JSON
+    python benchmarks/audit.py           # about ten minutes of processor time; prints the table, last line is JSON
     python benchmarks/audit.py --write   # also stores the table in the package and in docs/methods.md
     python benchmarks/audit.py --quick   # a few dictionaries, to try the command
 
@@ -47,7 +47,12 @@ from otoscope.explain import (
     choose_clips,
     concept_targets,
     describe_latents,
+    diagonal_dominance,
     fit_readouts,
+    flipped_by_ablation,
+    gain_sums,
+    match_codes,
+    response_curve,
     score_cards,
     score_labels,
     score_shares,
@@ -384,6 +389,59 @@ def intervention_scores(found: Dictionary, world: World) -> Scores:
     return {Name("intervention_lead", "explain"): float(np.mean(effects))} if effects else {}
 
 
+def erasure_scores(found: Dictionary, world: World) -> Scores:
+    """Return how much more erasing the latent of a feature costs its own readout than those of others."""
+    clips, known = world.clips, len(DESCRIPTORS)
+    split = {name: clips.split == name for name in ("train", "valid", "test")}
+    targets = concept_targets({}, clips.factors[:, :known], clips.factor_names[:known], train=split["train"])
+    pooled = clip_means(later_layer(world.rows), world)
+    readouts = fit_readouts(pooled, targets, train=split["train"], valid=split["valid"])
+    test, units = world.frames_of["test"], clip_means(found.codes, world)
+    rows, codes = world.rows[test].astype(np.float64), found.codes[test].astype(np.float64)
+    outputs, erased = [readouts(pooled[split["test"]])], list[int]()
+    for own in range(len(targets.concepts)):
+        for latent in strongest_latents(units[~split["test"]], targets.values[~split["test"], own], top=1):
+            states = later_layer(rows - codes[:, [latent]] * found.atoms[[latent]])
+            outputs.append(readouts(states.reshape(len(outputs[0]), -1, states.shape[1]).mean(axis=1)))
+            erased.append(own)
+    if not erased:
+        return {}
+    concepts = np.arange(len(targets.concepts))
+    sums = gain_sums(np.stack(outputs), targets.values[split["test"]], concepts, clips.groups[split["test"]])
+    dominance = diagonal_dominance(sums, np.array(erased), ~targets.entangled[erased])
+    return {Name("erasure_dominance", "explain"): dominance.dominance}
+
+
+def attribution_scores(found: Dictionary, world: World) -> Scores:
+    """Return the share of decisions of a probe that the first latent flips, less that of random ones."""
+    clips, units = world.clips, clip_means(found.codes, world).astype(np.float64)
+    rebuilt, atoms = clip_means(found.rebuilt, world), found.atoms.astype(np.float64)
+    train, test = (clips.split == name for name in ("train", "test"))
+    offset = (rebuilt - units @ atoms).mean(axis=0)
+    scaler, model = Probes.fit(rebuilt[train], {"kind": clips.labels["kind"][train]}).fitted["kind"]
+    weights = (model.coef_ / scaler.scale_).T
+    bias = model.intercept_ - scaler.mean_ @ weights
+    flipped, others = flipped_by_ablation(units[test], atoms, offset, weights, bias, removed=1)
+    return {Name("ablation_flip_lead", "explain"): float(np.nanmean(flipped - others))}
+
+
+def response_scores(found: Dictionary, world: World) -> Scores:
+    """Return the variance of latents that the strength of their feature explains in frames of unseen groups."""
+    clips, described = world.clips, described_frames(world)
+    train = clips.split == "train"
+    frames = described & world.frames_of["test"]
+    clip, units = world.clip[frames], clip_means(found.codes, world)
+    shares: list[float] = []
+    for feature in range(len(DESCRIPTORS)):
+        for latent in strongest_latents(units[train], clips.factors[train, feature], top=1):
+            noisy = world.strengths[frames, feature] + 0.1 * np.random.default_rng(feature).normal(size=len(clip))
+            activations = found.codes[frames, latent]
+            curve = response_curve(activations, noisy, groups=clips.groups[clip], clips=clip, rotations=1)
+            if curve is not None and math.isfinite(curve.r2):
+                shares.append(curve.r2)
+    return {Name("response_r2", "explain"): float(np.mean(shares))} if shares else {}
+
+
 def later_layer(rows: np.ndarray) -> np.ndarray:
     """Return the output of a fixed random network of one hidden layer, which stands for the later layers."""
     rng, width = np.random.default_rng(0), rows.shape[1]
@@ -400,9 +458,10 @@ def described_frames(world: World) -> np.ndarray:
 CARD_CLIPS = 120
 """Clips whose frames are described for cards and annotated."""
 
-OF_EXPLAIN = frozenset(
-    {"card_auroc", "annotation_f1", "splice_cosine_share", "splice_probe_share", "intervention_lead"}
-)
+OF_EXPLAIN = frozenset({
+    "card_auroc", "annotation_f1", "splice_cosine_share", "splice_probe_share", "intervention_lead",
+    "erasure_dominance", "ablation_flip_lead", "response_r2", "matched_share",
+})  # fmt: skip
 """Scores of explanations, which are no metrics of `results.parquet`."""
 
 SCORES: Sequence[Score] = (
@@ -413,6 +472,9 @@ SCORES: Sequence[Score] = (
     annotation_scores,
     splice_scores,
     intervention_scores,
+    erasure_scores,
+    attribution_scores,
+    response_scores,
 )
 """Functions from a dictionary to scores by name; one that is no metric of the registry is listed with its own name."""
 
@@ -492,6 +554,7 @@ def with_stability(measured: Measured, found: Sequence[Dictionary], world: World
         Name("mean_max_cosine", "strict"): mean_max_cosine(own.atoms, other.atoms),
         Name("matched_correlation", "strict"): float(np.nanmean(found_again)),
         Name("reappearing_share", "strict"): float(np.nanmean(found_again >= CORRELATION)),
+        Name("matched_share", "explain"): match_codes(*codes).share,
     }
     return measured._replace(scores={**measured.scores, **stable})
 

@@ -54,7 +54,9 @@ def test_smallest_difference_stands_in_the_notes_of_a_table() -> None:
     assert notes.count("smallest difference beyond seeds") == 1
 
 
-@pytest.mark.parametrize("score", ["card_auroc", "annotation_f1", "intervention_lead", "splice_cosine_share"])
+@pytest.mark.parametrize(
+    "score", ["card_auroc", "annotation_f1", "intervention_lead", "splice_cosine_share", "erasure_dominance"]
+)
 def test_seed_sentence_states_the_smallest_difference_of_a_score_of_explanations(score: str) -> None:
     assert seed_sentence(score, "Score").endswith(f"by up to {smallest_difference(score):.2g}.")
     assert seed_sentence("layer_lead", "Score") == ""

@@ -123,7 +123,7 @@ def test_order_of_layers_and_limits_are_spelled_out():
     assert order.text.endswith("beyond half a layer over the whole interval.")
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
     (resting,) = layer_findings(rows_of(lead, blocks))
-    assert resting.text.endswith("but not beyond chance without layer 0, the input of the first block.")
+    assert resting.text.endswith("; without layer 0, the input of the first block, chance reaches as far.")
     assert "factors 95" in limit.text
 
 

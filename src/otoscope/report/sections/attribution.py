@@ -9,7 +9,7 @@ from otoscope.artifacts import resolve_inside
 from otoscope.formatting import comma_list, count, decimal, in_brackets, known, percent
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
-from otoscope.report.tables import Table, table
+from otoscope.report.tables import Table, seed_sentence, table
 from otoscope.resampling.intervals import MIN_GROUPS
 
 
@@ -35,7 +35,11 @@ def attribution(run: RunData) -> Attribution | None:
         return None
     paragraphs: list[str] = []
     if decisions is not None:
-        paragraphs += [DECISIONS, *(_decision(part) for part in decisions.partition_by("label", maintain_order=True))]
+        lead = seed_sentence("ablation_flip_lead", "The share of flipped decisions beyond the control")
+        paragraphs += [
+            f"{DECISIONS} {lead}",
+            *(_decision(part) for part in decisions.partition_by("label", maintain_order=True)),
+        ]
     means = {} if summary is None else {row["quantity"]: row for row in summary.iter_rows(named=True)}
     if "deletion_lead" in means:
         paragraphs.append(_occlusion(means))

@@ -106,7 +106,8 @@ def erasure(run: RunData) -> TextAndTable | None:
         "zero, as many random latents at the same norm, and LEACE, the least linear change after which no linear "
         f"readout of the layer finds it. The layers after it were run on {count(first['clips'], 'clip')} of "
         f"{count(first['groups'], 'test group')}. Dominance is the mean loss of gain of the erased concept's own "
-        "readout minus the mean loss of the readouts that are not correlated with it."
+        "readout minus the mean loss of the readouts that are not correlated with it. "
+        + seed_sentence("erasure_dominance", "The dominance of single latents")
     )
     concepts = run.explained("erasure_concepts")
     unread = [] if concepts is None else _unread(concepts, str(run.corpus.get("group_noun") or "group"))

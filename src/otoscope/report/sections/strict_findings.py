@@ -391,7 +391,7 @@ def layer_findings(results: StrictResults) -> list[Finding]:
     said: list[str] = []
     for lead in results.leads:
         if lead.estimate.measured:
-            rests = ", but not beyond chance without layer 0, the input of the first block"
+            rests = "; without layer 0, the input of the first block, chance reaches as far"
             decision = LEADS.get(lead.decision, too_few(lead.estimate.groups))
             text = describe_lead(lead.first, lead.second, lead.estimate)
             said.append(f"{text}, {decision}{rests if lead.rests_on_input else ''}")

@@ -5,7 +5,7 @@ import polars as pl
 from otoscope.explain import SWEPT
 from otoscope.formatting import comma_list, count, decimal
 from otoscope.report.run_data import RunData
-from otoscope.report.tables import TextAndTable, table
+from otoscope.report.tables import TextAndTable, seed_sentence, table
 
 CONTROL = "mel_band"
 """Factor of the shares that is the best single mel band."""
@@ -21,7 +21,8 @@ def sweeps(run: RunData) -> TextAndTable | None:
         f"{count(rows['singers'][0], 'singer')}. R² is the share of the activation's variance that the curve of the "
         "other singers predicts; p compares it with shuffled values of all latents and factors together. Share: the "
         "variance that the factor explains in notes in which all factors vary, which shows whether the response "
-        "survives other pitches, vowels and levels."
+        "survives other pitches, vowels and levels. "
+        + seed_sentence("response_r2", "The mean R² of a dictionary's latents")
     )
     paragraphs = [introduction, *(_sentence(part) for part in rows.partition_by("latent", maintain_order=True))]
     if shares is not None:
@@ -67,7 +68,8 @@ def matching(run: RunData) -> TextAndTable | None:
         "of mean codes over clips. A latent reappears if its partner is closer than every column of 19 random "
         "mixtures of the code, as they are and rectified, which hold the same information and none of its latents, and "
         "of 19 shuffles of the other code's clips: 5 % or fewer reappear by chance. Null: mean of that largest "
-        "correlation. Nearest: latents of the other dictionary that are nearest to any."
+        "correlation. Nearest: latents of the other dictionary that are nearest to any. "
+        + seed_sentence("matched_share", "The share that reappears")
     )
     paragraphs = [introduction]
     if families is not None:
