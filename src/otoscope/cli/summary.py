@@ -10,6 +10,7 @@ from rich.table import Table
 from otoscope.artifacts import read_table
 from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import count, known
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHOUT_MODEL
 from otoscope.metrics.results import ResultsTable, Row, load_results
@@ -146,7 +147,7 @@ def strict_table(results: StrictResults) -> Table | None:
     for comparison in comparisons:
         best, codes = comparison.best_baseline, comparison.codes
         table.add_row(
-            comparison.target or "common factors",
+            readable_name(comparison.target) or "common factors",
             f"{comparison.dense.value:.3f}",
             f"{codes.value:.3f}",
             *((f"{best.estimate.value:.3f}", best.label) if best else ("", "")),
@@ -159,5 +160,5 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=None, title_justify="left")
     for name in columns:
         # names of the user stay whole; numbers and headings may take two lines
-        table.add_column(name, justify="right", no_wrap=name == "preset")
+        table.add_column(name, justify="right", no_wrap=name == "preset", overflow="fold")
     return table

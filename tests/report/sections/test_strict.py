@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from otoscope.artifacts import write_json, write_table
+from otoscope.cli.summary import strict_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE
@@ -99,6 +100,13 @@ def test_a_task_says_whether_codes_beat_all_the_others(value: float, change: tup
     (finding,) = task_findings(rows)
     assert "log-mel statistics" in finding.text
     assert said in finding.text
+
+
+def test_strict_table_of_the_terminal_names_factors_in_words():
+    factor = "F0semitoneFrom27.5Hz_sma3nz_amean"
+    table = strict_table(rows_of(row("task_r2", DENSE, 0.8, target=factor), codes("task_r2", 0.7, target=factor)))
+    assert table is not None
+    assert list(table.columns[0].cells) == ["pitch (mean, semitones)"]
 
 
 @pytest.mark.parametrize(
