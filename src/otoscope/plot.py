@@ -29,7 +29,7 @@ from jaxtyping import Float
 from otoscope.artifacts import read_json_as, read_table
 from otoscope.corpus.audio import load_audio, resample
 from otoscope.encoders.base import Encoder
-from otoscope.errors import EvaluationError
+from otoscope.errors import EvaluationError, suggest
 from otoscope.explain.spectrogram import spectrogram, to_png
 from otoscope.metrics.predictions import require_one_probe
 from otoscope.metrics.results import HasResults, ResultsTable, load_results
@@ -379,12 +379,16 @@ def _probes(predictions: pl.DataFrame | str | Path, label: str) -> class_figures
             series: of_label.filter(pl.col("representation") == name) for name, series in class_figures.SERIES.items()
         }
         probes = {series: rows for series, rows in parts.items() if rows.height}
+        known = predictions["label"].unique().to_list()
     else:
-        probes = class_figures.shown_probes(read_run(user_path(predictions)), label)
+        run = read_run(user_path(predictions))
+        probes = class_figures.shown_probes(run, label)
+        known = run.results.rows.filter(pl.col("metric") == "probe_accuracy")["target"].unique().to_list()
     for rows in probes.values():
         require_one_probe(rows)
     if not probes:
-        raise EvaluationError(f"no predictions of {label!r} from a layer or codes; `otoscope evaluate` writes them")
+        advice = suggest(label, known) if known else "`otoscope evaluate` writes them"
+        raise EvaluationError(f"no predictions of {label!r} from a layer or codes; {advice}")
     return probes
 
 

@@ -132,7 +132,9 @@ def test_the_summary_says_the_numbers_of_the_results(made: Made) -> None:
     assert f"{100 * dense['low']:.1f} % to {100 * dense['high']:.1f} %" in said
     assert "null 10.0 %, up to 13.5 %; 480 clips of 6 groups" in said
     assert f"At 95 % sparsity (k=102) the codes of layer 3 reach {100 * codes['value']:.1f} %" in said
-    assert f"not distinguishable from the layer ({100 * (dense['value'] - codes['value']):.1f} points less; 95" in said
+    change = 100 * (dense["value"] - codes["value"])
+    layer = f"layer 3 ({100 * dense['value']:.1f} %)"
+    assert f"not distinguishable from {layer}: {change:.1f} points less (95" in said
     assert "on the validation groups" in said
 
 

@@ -49,6 +49,7 @@ def test_progress_of_every_task_reaches_its_total(tmp_path: Path, tiny: Tiny) ->
         "describing frames",
         "writing cards",
         "splicing layer 1",
+        "scoring annotated labels",
     ]
     for title, (done, total) in watch.tasks.items():
         assert done == pytest.approx(total), title

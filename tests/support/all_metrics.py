@@ -10,6 +10,7 @@ from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
 from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures, measure_factors
+from otoscope.protocols.strict.compare import choosing_records
 from otoscope.protocols.strict.differences import (
     curve_differences,
     factor_difference,
@@ -140,6 +141,7 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
     yield from factor_curve_records(found, common, STRICT, about)
     yield from label_curve_records(codes, targets, STRICT, about)
     yield from layer_records(read, targets, about)
+    yield from choosing_records([2, 1, 2], lambda layer: replace(about, layer=layer))
     yield from _limited(codes, targets, common, about)
     repeat = Repetitions(folds=3)
     clips = targets.clips

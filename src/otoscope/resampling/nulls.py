@@ -103,6 +103,10 @@ def random_dictionary(latents: int, width: int, *, seed: int) -> Float[np.ndarra
     return (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float32)
 
 
+TIES = 1e-9
+"""Distance within which a permuted value counts as large as the value: rounding depends on the order of sums."""
+
+
 class MaximumTest(NamedTuple):
     """Result of `compare_with_maximum`, per member of the family.
 
@@ -137,7 +141,7 @@ def compare_with_maximum(
     middle, scale = _middle_and_scale(rows)
     scaled = (rows - middle) / scale
     largest = scaled[1:].max(axis=1)
-    p_value[tested] = (1 + (largest[:, None] >= scaled[0]).sum(axis=0)) / (1 + len(largest))
+    p_value[tested] = (1 + (largest[:, None] >= scaled[0] - TIES).sum(axis=0)) / (1 + len(largest))
     high[tested] = middle + scale * null_summary(largest)[1]
     return MaximumTest(p_value, high)
 
@@ -147,12 +151,12 @@ def permutation_p(
 ) -> Float[np.ndarray, " statistics"]:
     """Return p of each statistic alone, (1 + b) / (1 + m) with b of m permutations as large; NaN without permutations.
 
-    >>> permutation_p(np.array([2.0]), np.array([[1.0], [3.0], [2.0]]))
+    >>> permutation_p(np.array([0.1 + 0.2]), np.array([[0.1], [0.5], [0.3]]))  # 0.1 + 0.2 and 0.3 are a tie
     array([0.75])
     """
     if not len(null):
         return np.full(len(values), math.nan)
-    return (1 + (null >= values).sum(axis=0)) / (1 + len(null))
+    return (1 + (null >= values - TIES).sum(axis=0)) / (1 + len(null))
 
 
 def _middle_and_scale(rows: Float[np.ndarray, "rows members"]) -> tuple[NDArray[Any], NDArray[Any]]:

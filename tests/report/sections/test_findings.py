@@ -21,9 +21,9 @@ def small(folder: Path, layers: tuple[int, ...] = (3,)) -> Path:
 @pytest.mark.parametrize(
     ("predicted", "value", "said"),
     [
-        ("belt", 0.6, "20.0 points less than the layer (95 % interval of the difference "),
-        (None, 0.8, "not distinguishable from the layer (no difference; 95 % interval of the difference −"),
-        (None, 0.81, "not distinguishable from the layer (1.0 points more; 95 % interval of the difference −"),
+        ("belt", 0.6, "20.0 points less than layer 3 (80.0 %): 95 % interval of the difference "),
+        (None, 0.8, "not distinguishable from layer 3 (80.0 %): no difference (95 % interval of the difference −"),
+        (None, 0.81, "not distinguishable from layer 3 (80.0 %): 1.0 points more (95 % interval of the difference −"),
     ],
 )
 def test_codes_are_said_to_differ_only_beyond_the_interval(

@@ -48,12 +48,13 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
     assert "overview-0" in made.reading.specs
     assert "overview-1" in made.reading.specs
     said = made.reading.section("overview").replace("\u00a0", " ")
-    probe = r"A linear probe on layer 3 predicts the technique of \d+ % of 480 clips of 6 unseen"
-    assert re.search(probe + r" groups \(.*?\); the layers range from \d+ % to \d+ %\.", said)
+    probe = r"A linear probe on layer 3, the one with dictionaries, predicts the technique of \d+ % of 480 clips"
+    assert re.search(probe + r" of 6 unseen groups \(.*?\); the layers range from \d+ % to \d+ %\.", said)
     assert "On the codes of that layer at 90 % sparsity it reaches" in said
     # the interval of the difference, from predictions.parquet
     assert re.search(
-        r"not distinguishable from the layer \(\d+\.\d points less; 95 % interval of the difference −\d", said
+        r"not distinguishable from layer \d \(\d+\.\d %\): \d+\.\d points less \(95 % interval of the difference −\d",
+        said,
     )
     assert re.search(r"The codes predict \d+ of 88 factors within groups", said)
     assert "of the variance of layer 3 at 90 % sparsity (k=204)" in said
@@ -85,7 +86,9 @@ def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_pat
     )
     write_table(tmp_path / "predictions.parquet", pl.concat([predictions, guessed]))
     again = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
-    paired = "reach 40 %, not distinguishable from the layer (50.3 points less; 95 % interval of the difference −"
+    paired = (
+        "reach 40 %, not distinguishable from layer 3 (90.3 %): 50.3 points less (95 % interval of the difference −"
+    )
     assert paired in again.section("overview").replace("\u00a0", " ")
 
 

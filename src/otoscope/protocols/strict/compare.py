@@ -194,15 +194,10 @@ class ComparisonParts:
 
         SAEs that differ only in their seed count as one.
         """
-        tasks, chosen = self.experiment.tasks, self.of_folds
-        groups = len(np.unique(self.experiment.targets.groups))
-        records = [
-            replace(
-                self.experiment.record_template(DENSE, layer),
-                metric="choosing_folds", split="valid", value=chosen.count(layer), n=len(chosen), groups=groups,
-            )
-            for layer in sorted(set(chosen))
-        ]  # fmt: skip
+        tasks, groups = self.experiment.tasks, len(np.unique(self.experiment.targets.groups))
+        records = choosing_records(
+            self.of_folds, lambda layer: replace(self.experiment.record_template(DENSE, layer), groups=groups)
+        )
         parts: dict[GridMember, list[tuple[GridMember, CachedResult]]] = {}
         for member, part in self._measured_codes.items():
             parts.setdefault(replace(member, seed=0), []).append((member, part))
@@ -291,3 +286,11 @@ def read_reappearing_latents(folder: RunFolder, results: pl.DataFrame) -> Reappe
         return None
     arrays = read_tensors((folder.parts / SEEDS).with_suffix(".safetensors"))
     return ReappearingLatents(rows["sae_id"][0], arrays["found_in"], int(arrays["others"][0]))
+
+
+def choosing_records(chosen: Sequence[int], template: Callable[[int], Record]) -> list[Record]:
+    """Return the number of folds that chose each layer; `template` is the record of a layer."""
+    return [
+        replace(template(layer), metric="choosing_folds", split="valid", value=chosen.count(layer), n=len(chosen))
+        for layer in sorted(set(chosen))
+    ]

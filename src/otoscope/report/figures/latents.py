@@ -3,6 +3,7 @@
 import altair as alt
 import polars as pl
 
+from otoscope.formatting import count
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import curve, intervals, layered, series_colour
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -23,7 +24,9 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
     """Return the blind scores of the best cards beside their controls; None without a score."""
     if rows is None:
         return None
-    best = rows.filter(pl.col("auroc").is_not_nan()).sort("auroc", descending=True).head(MAX_CARDS)
+    # a card without a condition predicts nothing: its permuted firing cannot be exceeded
+    scored = rows.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < 1)
+    best = scored.sort("auroc", descending=True).head(MAX_CARDS)
     if best.is_empty():
         return None
     named = best.with_columns(pl.format("latent {}", "latent").alias("name"), pl.selectors.float().fill_nan(None))
@@ -43,10 +46,11 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         name="cards",
         title="Blind scores of the best cards",
         caption=(
-            f"The {best.height} cards with the best blind scores of {rows.height}. Frames of test groups are predicted "
-            "from the card alone, within each group. Area under the ROC curve with its 95 % interval over three or "
-            "more groups, and three controls: the upper end for firing moved to other clips, the mean for cards of "
-            "other latents, and the level alone. A card beats its controls if its interval is above all of them."
+            f"The {best.height} best of {count(rows.height, 'card')}; those without a condition have no score. Frames "
+            "of test groups are predicted from the card alone, within each group. Area under the ROC curve with its "
+            "95 % interval over three or more groups, and three controls: the upper end for firing moved to other "
+            "clips, the mean for cards of other latents, and the level alone. A card beats its controls if its "
+            "interval is above all of them."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
         table=rows.select("latent", "sentence", *SCORED, "low", "high"),

@@ -314,10 +314,11 @@ def against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
     Where the interval includes 0, no direction is claimed.
     """
     change = 100 * (codes["value"] - dense["value"])
-    measured, points = "no difference", "as much as the layer"
+    layer = f"layer {dense['layer']} ({percent(dense['value'])})"
+    measured, points = "no difference", f"as much as {layer}"
     if abs(change) >= 0.05:
         measured = f"{abs(change):.1f} points {'more' if change > 0 else 'less'}"
-        points = f"{measured} than the layer"
+        points = f"{measured} than {layer}"
     rows = run.predicted_by(label, codes), run.predicted_by(label, dense)
     if rows[0] is None or rows[1] is None:
         return points
@@ -327,8 +328,8 @@ def against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
     low, high = (decimal(100 * end, 1) for end in (found.low, found.high))
     span = f"95{NBSP}% interval of the difference {low} to {high} points"
     if found.low <= 0 <= found.high:
-        return f"not distinguishable from the layer ({measured}; {span})"
-    return f"{points} ({span})"
+        return f"not distinguishable from {layer}: {measured} ({span})"
+    return f"{points}: {span}"
 
 
 def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:

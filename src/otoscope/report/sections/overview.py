@@ -107,7 +107,8 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
     layer = codes["layer"] if codes else results.best_layer.layer
     dense = results.one("probe_accuracy", "dense", target=label, layer=layer)
     if dense is not None:
-        chosen = ", chosen by its codes," if codes and results.codes_layer.chosen_on else ""
+        chosen = ", chosen by its codes," if results.codes_layer.chosen_on else ", the one with dictionaries,"
+        chosen = chosen if codes else ""
         yield (
             f"A linear probe on layer {dense['layer']}{chosen} predicts the {label} of "
             f"{percent(dense['value'], 0)} of {count(dense['n'], 'clip')} of "
