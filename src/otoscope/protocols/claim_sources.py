@@ -137,11 +137,11 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
         return None
     limits = [limit for limit in strict.limits if limit.quantity == "task"]
     own_limit = next((limit for limit in limits if limit.preset == codes["preset"][0]), limits[-1] if limits else None)
-    by_sparsity = {float(row["sparsity"]): Estimate.from_row(row) for row in codes.iter_rows(named=True)}
+    seeds = {float(s): same_but_seed(all_codes, sae_id) for s, sae_id in codes.select("sparsity", "sae_id").rows()}
+    by_sparsity = {sparsity: Estimate.from_row(mean_over_seeds(rows)) for sparsity, rows in seeds.items()}
     claim = TaskClaim(Estimate.from_row(dense), by_sparsity, target, limit=own_limit and own_limit.estimate)
     main = codes.filter(pl.col("sparsity") == claim.sparsity).row(0, named=True)
-    same_kind = same_but_seed(all_codes, main["sae_id"])
-    by_sparsity[claim.sparsity] = Estimate.from_row(mean_over_seeds(same_kind))
+    same_kind = seeds[claim.sparsity]
     changes = {s: strict.difference(metric, target, sae_id) for s, sae_id in codes.select("sparsity", "sae_id").rows()}
     best = best_baseline(question.where(layer=main["layer"]).rows)
     return replace(
@@ -151,6 +151,7 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
         others=_other_targets(strict, tasks, main),
         best_baseline=best,
         seeds=tuple(same_kind["value"]),
+        seed_counts={sparsity: rows.height for sparsity, rows in seeds.items()},
         readers=readers_of(pl.concat([question.where(representation=DENSE, layer=main["layer"]).rows, same_kind])),
         test_clips=0 if metric == "task_r2" else int(main["n"]),
     )

@@ -79,10 +79,11 @@ class OtherTargets:
 class TaskClaim:
     """Claim 1, codes keep the task: probe scores of a layer and of its codes, by sparsity.
 
-    `layers` counts the layers averaged over. At the sparsity that stands for a high one the codes' value is the mean
-    over seeds, and `seeds` holds the value of each. `changes` holds codes minus layer on the same clips, by sparsity,
-    where there are held-out groups. `limit` is the sparsity limit of the task, `test_clips` the number of classified
-    clips (0 for a regression), `to_baseline` the paired difference to the best baseline.
+    `layers` counts the layers averaged over. The value of codes is the mean over seeds, whose number `seed_counts`
+    holds by sparsity; `seeds` holds the value of each at the sparsity that stands for a high one. `changes` holds codes
+    minus layer on the same clips, by sparsity, where there are held-out groups. `limit` is the sparsity limit of the
+    task, `test_clips` the number of classified clips (0 for a regression), `to_baseline` the paired difference to the
+    best baseline.
     """
 
     dense: Estimate
@@ -95,6 +96,7 @@ class TaskClaim:
     best_baseline: Baseline | None = None
     to_baseline: Estimate = UNMEASURED
     seeds: tuple[float, ...] = ()
+    seed_counts: Mapping[float, int] = field(default_factory=dict[float, int])
     test_clips: int = 0
     readers: Mapping[str, str] = field(default_factory=dict[str, str])
 

@@ -48,6 +48,21 @@ def test_the_chart_draws_the_interval_by_which_the_verdict_decides() -> None:
     assert figure.table.select("difference", "low", "high").row(0) == (-0.1, -0.14, -0.07)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ({0.75: 5, 0.95: 1, 0.99: 1}, "one layer, mean over the seeds of a sparsity (5 at 75\xa0%, 1 elsewhere), with"),
+        ({0.75: 2, 0.95: 2}, "one layer, mean over 2 seeds, with"),
+        ({0.95: 1}, "one layer, with"),
+    ],
+)
+def test_the_chart_of_the_task_counts_the_seeds_behind_its_points(seeds: dict[float, int], said: str) -> None:
+    found = TaskClaim(Estimate(0.8), dict.fromkeys(seeds, Estimate(0.7)), "technique", seed_counts=seeds)
+    figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
+    assert figure is not None
+    assert said in figure.caption
+
+
 def test_two_groups_decide_none_of_the_claims() -> None:
     few = [replace(r, groups=2) for r in strict_study()]
     found = examine(to_table(few))

@@ -117,8 +117,13 @@ def test_describe_task_notes_the_sparsity_limit():
     assert "up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(describe_task(limited).notes)
     at_chance = replace(limited, dense=estimate(0.3, 0.2, 0.4, 0.35))
     assert "sparsity (90" not in " ".join(describe_task(at_chance).notes)
-    steep = replace(limited, limit=estimate(0.9, 0.9, 0.95))
+    steep = replace(limited, limit=estimate(0.9, 0.9, 0.9))
     assert "next sparsity level already loses more than 2 points" in " ".join(describe_task(steep).notes)
+    wide = replace(limited, limit=estimate(0.9, 0.9, 0.99), seed_counts={0.9: 5, 0.95: 1})
+    assert (
+        "In the first seed, the next sparsity level is more than 2 points lower than the densest codes (90\xa0% "
+        "sparsity); the limit lies between 90\xa0% and 99\xa0%: undecided."
+    ) in describe_task(wide).notes
     beaten = " ".join(describe_task(replace(limited, codes={0.75: estimate(0.6), 0.9: estimate(0.8)})).notes)
     assert "sparser codes (80.0\xa0% at 90\xa0%) exceed the densest codes (75\xa0% sparsity, 60.0\xa0%)" in beaten
 

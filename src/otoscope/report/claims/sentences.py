@@ -248,19 +248,30 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
     limit, densest = claim.limit, min(claim.codes)
     if limit is None or len(claim.codes) < 2 or claim.dense.at_chance or claim.codes[densest].at_chance:
         return  # codes at chance lose nothing
-    base = f"the densest codes ({sparsity(densest)} sparsity, {percent(claim.codes[densest].value)})"
+    codes = f"the densest codes ({sparsity(densest)} sparsity"
+    base = f"{codes}, {percent(claim.codes[densest].value)})"
     if (better := claim.better_sparsity) is not None:
         yield (
             f"The sparsity limit cannot be determined: sparser codes ({percent(claim.codes[better].value)} at "
             f"{sparsity(better)}) exceed {base}, so a loss against these means little."
         )
-    elif not limit.measured:
         return
-    elif limit.value <= densest:
-        yield f"The next sparsity level already loses more than 2 points against {base}."
+    if not limit.measured:
+        return
+    seed = ""
+    if max(claim.seed_counts.values(), default=1) > 1:  # the limit is that of the first seed, values are means
+        seed, base = "in the first seed, ", f"{codes})"
+    if limit.value > densest:
+        text = f"no more than 2 points are lost against {base} up to {sparsity(limit.value)} sparsity"
+        text += interval(limit, sparsity)
+    elif limit.bounded and limit.high > densest:
+        ends = f"{sparsity(limit.low)} and {sparsity(limit.high)}"
+        text = (
+            f"the next sparsity level is more than 2 points lower than {base}; the limit lies between {ends}: undecided"
+        )
     else:
-        limit_text = f"{sparsity(limit.value)} sparsity{interval(limit, sparsity)}"
-        yield f"No more than 2 points are lost against {base} up to {limit_text}."
+        text = f"the next sparsity level already loses more than 2 points against {base}"
+    yield f"{capitalised(seed + text)}."
 
 
 def _baseline_notes(claim: TaskClaim) -> Iterator[str]:

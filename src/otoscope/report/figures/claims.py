@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from otoscope.formatting import sparsity
 from otoscope.protocols.claim_sources import EARLY_LATE
 from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate
@@ -29,7 +30,7 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
     rows: list[dict[str, Any]] = []
     for source, claims in sources.items():
         if (found := claims.task) is not None:
-            rows += [_loss(source, found, sparsity, number) for sparsity, number in found.codes.items()]
+            rows += [_loss(source, found, level, number) for level, number in found.codes.items()]
     if not rows:
         return None
     data = pl.DataFrame(rows).sort("source", "sparsity")
@@ -48,12 +49,24 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "Accuracy from codes minus accuracy from their layer, in percentage points, by sparsity; 0 means no loss. "
             "Published and the study's method: plain accuracy, mean over the layers with dictionaries. Held-out "
-            "groups: balanced accuracy of one layer, mean over seeds, with the interval of the difference on the same "
-            "clips, on which the verdict rests."
+            f"groups: balanced accuracy of one layer{_seeds(sources)}, with the interval of the difference on the "
+            "same clips, on which the verdict rests."
         ),
         panels=[Panel(chart)],
         table=data,
     )
+
+
+def _seeds(sources: Mapping[str, Claims]) -> str:
+    """Return the number of seeds behind the codes of held-out groups, by sparsity; empty where it is unknown."""
+    counts = next(
+        (claims.task.seed_counts for claims in sources.values() if claims.task and claims.task.seed_counts), {}
+    )
+    if len(set(counts.values())) < 2:
+        return f", mean over {n} seeds" if (n := max(counts.values(), default=0)) > 1 else ""
+    rare = min(counts.values())
+    more = [f"{n} at {sparsity(s)}" for s, n in sorted(counts.items()) if n > rare]
+    return f", mean over the seeds of a sparsity ({', '.join(more)}, {rare} elsewhere)"
 
 
 def dimensions_figure(sources: Mapping[str, Claims]) -> Figure | None:
@@ -154,11 +167,11 @@ def _pair(source: str, quantity: str, dense: Estimate, codes: Estimate) -> list[
     ]
 
 
-def _loss(source: str, found: TaskClaim, sparsity: float, number: Estimate) -> dict[str, Any]:
-    change = found.changes.get(sparsity, Estimate(number.value - found.dense.value))
+def _loss(source: str, found: TaskClaim, level: float, number: Estimate) -> dict[str, Any]:
+    change = found.changes.get(level, Estimate(number.value - found.dense.value))
     return {
         "source": source,
-        "sparsity": sparsity,
+        "sparsity": level,
         "difference": change.value,
         "low": _known(change.low),
         "high": _known(change.high),
