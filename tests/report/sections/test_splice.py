@@ -65,6 +65,25 @@ def test_an_interval_over_two_groups_is_not_printed(tmp_path: Path) -> None:
     assert "-4" not in str(figure.panels[0].chart.to_dict()["layer"])
 
 
+def test_principal_components_that_are_the_layer_itself_are_left_out(tmp_path: Path) -> None:
+    make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    rows = [
+        row(substitute, quantity, 1.0, value=value, k=512)
+        for quantity in ("cosine", "probe_accuracy")
+        for substitute, value in (("sae", 0.98), ("principal_components", 1 - 3e-13), ("random_atoms", 0.7))
+    ]
+    for shown in (False, True):
+        table = pl.DataFrame(rows, schema=SCORES).with_columns(value=pl.col("value") - (0.01 if shown else 0.0))
+        write_table(tmp_path / "explain" / "splice.parquet", table)
+        said = " ".join(splice_sentences(read_run(tmp_path)))
+        figure = splice(table)
+        assert figure is not None
+        assert ("k principal components" in figure.legend) == shown
+        assert said.count("k principal components 100") == (2 if shown else 0)
+        assert ("by as many principal components as it has active latents" in said) == shown
+        assert ("As many principal components as active latents would be the layer itself." in said) != shown
+
+
 def test_page_says_what_other_sparsities_recover(tmp_path: Path) -> None:
     make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
     rows = [

@@ -110,11 +110,22 @@ QUANTITIES = {
 }
 
 
+def compared_substitutes(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of `SUBSTITUTES`, without principal components that are as many as the layer is wide.
+
+    These return the untouched layer, so their share is 100 % whatever the encoder does.
+    """
+    components = pl.col("substitute") == "principal_components"
+    whole = rows.filter(components, pl.col("quantity") == "cosine", pl.col("value") > 1 - 1e-9)["sae_id"]
+    kept = ~(components & pl.col("sae_id").is_in(whole.to_list()))
+    return rows.filter(pl.col("substitute").is_in(list(SUBSTITUTES)), kept)
+
+
 def splice(rows: pl.DataFrame | None) -> Figure | None:
     """Return the recovered shares of a layer's substitutes by k, one panel per quantity; None without a share."""
     if rows is None:
         return None
-    known = rows.filter(pl.col("recovered").is_not_nan(), pl.col("substitute").is_in(list(SUBSTITUTES)))
+    known = compared_substitutes(rows).filter(pl.col("recovered").is_not_nan())
     data = known.with_columns(
         pl.col("substitute").replace_strict(SUBSTITUTES).alias("series"), pl.selectors.float().fill_nan(None)
     )

@@ -8,7 +8,7 @@ import polars as pl
 from otoscope.artifacts import read_table
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
 from otoscope.report.estimates import capitalised
-from otoscope.report.figures.latents import SUBSTITUTES
+from otoscope.report.figures.latents import SUBSTITUTES, compared_substitutes
 from otoscope.report.run_data import RunData
 from otoscope.report.tables import seed_sentence
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -29,16 +29,21 @@ def splice_sentences(run: RunData) -> list[str]:
     layer = run.top_clips.card.get("layer") if run.top_clips else None
     place = f"layer {layer}" if layer is not None else "the layer"
     first = scores.row(0, named=True)
+    compared = compared_substitutes(scores)
+    has_components = "principal_components" in compared.filter(sae_id=first["sae_id"])["substitute"]
+    components, whole = ", by as many principal components as it has active latents per frame (k),", ""
+    if not has_components:
+        components, whole = "", " As many principal components as active latents would be the layer itself."
     introduction = (
         f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced by "
-        "the SAE's reconstruction, by as many principal components as it has active latents per frame (k), and by "
-        "random atoms with the same sparsifier, and the layers after it were run. The recovered share runs from "
-        f"0{NBSP}% (as bad as the layer's mean frame) to 100{NBSP}% (as good as the untouched layer). It is undefined "
-        "where the mean frame does no harm beyond noise. On so few clips, scores differ from those of all test clips."
+        f"the SAE's reconstruction{components} and by random atoms with the same sparsifier, and the layers after it "
+        f"were run.{whole} The recovered share runs from 0{NBSP}% (as bad as the layer's mean frame) to 100{NBSP}% (as "
+        "good as the untouched layer). It is undefined where the mean frame does no harm beyond noise. On so few "
+        "clips, scores differ from those of all test clips."
     )
     seeds = seed_sentence("splice_cosine_share", "The recovered share of the cosine")
     of_probes = seed_sentence("splice_probe_share", "That of a probe")
-    parts = scores.partition_by("quantity", "target", maintain_order=True)
+    parts = compared.partition_by("quantity", "target", maintain_order=True)
     others = filter(None, map(_other_sparsities, parts))
     return [f"{introduction} {seeds} {of_probes}", *(_sentence(part) for part in parts), *others]
 
@@ -59,7 +64,7 @@ def _other_sparsities(rows: pl.DataFrame) -> str:
 
 
 def _sentence(of_layer: pl.DataFrame) -> str:
-    rows = of_layer.filter(pl.col("sae_id") == of_layer["sae_id"][0], pl.col("substitute").is_in(list(SUBSTITUTES)))
+    rows = of_layer.filter(sae_id=of_layer["sae_id"][0])
     first = rows.row(0, named=True)
     name = QUANTITIES[first["quantity"]].format(target=first["target"])
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
