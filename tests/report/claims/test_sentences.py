@@ -132,6 +132,7 @@ def test_describe_compactness_names_rivals_with_their_ratio():
     text = describe_compactness(COMPACT)
     assert text.outcome is Verdict.HOLDS
     assert "paired by factor, their ratio is 0.25 (0.20 to 0.31)" in text.sentence
+    assert text.sentence.endswith(": the codes need fewer, beyond the interval over factors; groups were not varied.")
     assert "of the codes at 75\xa0% sparsity and" in describe_compactness(replace(COMPACT, sparsity=0.75)).sentence
     assert "the same factors take 20.0 of SAE before training (0.25, 0.20 to 0.31), 20.0 of principal" in text.notes[0]
 

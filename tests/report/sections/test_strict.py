@@ -164,12 +164,14 @@ def test_codes_that_are_their_start_are_told_as_not_learned(tmp_path: Path):
 
 @pytest.mark.parametrize(("width", "said"), [(24, True), (25, False)])
 def test_codes_with_many_active_latents_are_told_with_a_caution(tmp_path: Path, width: int, said: bool):
-    write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all")]))
+    records = [codes("reappearing_share", 0.4, split="all", seed=seed) for seed in (0, 1)]
+    write_table(tmp_path / "results.parquet", to_table(records))
     name = "layer03-frames-default-m64-k6-seed0"
     write_json(tmp_path / "saes" / name / "card.json", {"model": {"width": width}})
     run = read_run(tmp_path)
     (finding,) = setting_findings(StrictResults.of(run.results.rows), run)
     assert (f"Caution: k=6 is 25\xa0% of the {width} dimensions" in finding.text) is said
+    assert "of scores cover groups and seeds, those of dimensions factors and seeds, not groups." in finding.text
 
 
 def test_codes_are_told_as_the_mean_over_seeds():

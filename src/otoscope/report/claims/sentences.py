@@ -73,17 +73,20 @@ def describe_verdicts(claims: Claims, *, asked: bool = False) -> tuple[VerdictTe
     return first, second, third
 
 
+OVER_FACTORS = "beyond the interval over factors; groups were not varied"
+"""Basis of a comparison that is paired by factor."""
+
 REASONS: dict[Reason, str] = {
     Reason.NO_INTERVAL: ", without an interval",
     Reason.LOSS: ", a loss of more than 2 points over the whole interval",
     Reason.GAIN: ", a gain, and the whole interval lies above 0",
     Reason.LOSS_LIKELY: ", more than the margin of 2 points, but the interval includes smaller losses",
-    Reason.MORE_DIMENSIONS: ": the codes need more, beyond the interval",
-    Reason.LESS_FROM_FEW: ": few dimensions of the codes predict less, beyond the interval",
-    Reason.FEWER_DIMENSIONS: ": the codes need fewer, beyond the interval",
+    Reason.MORE_DIMENSIONS: f": the codes need more, {OVER_FACTORS}",
+    Reason.LESS_FROM_FEW: f": few dimensions of the codes predict less, {OVER_FACTORS}",
+    Reason.FEWER_DIMENSIONS: f": the codes need fewer, {OVER_FACTORS}",
     Reason.EQUALLY_FOR_RIVALS: (
-        ": the codes need fewer than the layer, beyond the interval, but no fewer than these; nothing here rests on "
-        "what was learned"
+        ": the codes need fewer than the layer, but not these, beyond the interval over factors; groups were not "
+        "varied, and nothing here rests on what was learned"
     ),
     Reason.FEWER_BUT_LESS: ": the codes spread over fewer, but a few of them predict less than a few of the layer's",
     Reason.EARLIER: ". Each is beyond half a layer over its whole interval, and beyond chance over both together",

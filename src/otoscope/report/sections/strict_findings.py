@@ -167,7 +167,10 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
     if width and main["k"] and (caution := dense_codes_caution(main["k"], width)):
         text += f" {caution}"
     if (seeds := len(results.sae_ids)) > 1:
-        text += f" Numbers of codes are means over {seeds} seeds, their intervals cover groups and seeds."
+        text += (
+            f" Numbers of codes are means over {seeds} seeds; intervals of scores cover groups and seeds, those of "
+            "dimensions factors and seeds, not groups."
+        )
     ranks = {row["target"]: row for row in results.where(metric="effective_rank")}
     if len(ranks) == 2:
         given, used = ranks["as given"], ranks["as asked"]
