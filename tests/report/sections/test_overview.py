@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,11 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
         for metric, target in (("task_balanced_accuracy", "technique"), ("explained_variance", ""))
         for name, (value, more) in found.items()
     ]  # fmt: skip
+    wide: dict[str, tuple[float, dict[str, Any]]] = {"dense": (9.0, {}), "sae": (5.0, sae), "start": (6.0, {})}
+    records += [
+        replace(records[0], metric="effective_latents", target="", representation=name, value=value, **more)
+        for name, (value, more) in wide.items()
+    ]
     write_table(tmp_path / "results.parquet", to_table(records))
     predictions = read_table(tmp_path / "predictions.parquet").with_columns(protocol=pl.lit("strict"))
     write_table(tmp_path / "predictions.parquet", predictions)
@@ -114,6 +120,7 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
     assert "60.0 % (50.0 % to 70.0 %) from its codes at 90 % sparsity" in said
     assert "40.0 % (30.0 % to 50.0 %) from log-mel statistics, the best baseline" in said
     assert "Recall from the codes is no higher than by chance for trill (0 %, chance 0 %)." in said
+    assert "The codes do not take fewer, beyond the interval, than SAE before training." in said
 
 
 def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:

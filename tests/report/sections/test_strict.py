@@ -117,9 +117,12 @@ def test_compactness_is_decided_by_the_ratio_paired_by_factor(low: float, high: 
         row("effective_latents", DENSE, 5.0, low=4.0, high=6.0),
         codes("effective_latents", 2.5, low=1.0, high=7.0),
         against("effective_latents", low, high),
+        row("effective_latents", "start", 3.0, low=2.0, high=5.0),
+        against("effective_latents", 0.6, 1.1, "start"),
     )
     (finding,) = compactness_findings(rows)
     assert said in finding.text
+    assert "The codes do not take fewer, beyond the interval, than SAE before training: compactness" in finding.text
     assert f"(ratio {(low + high) / 2:.2f} ({low:.2f} to {high:.2f}))" in finding.text
 
 

@@ -9,7 +9,7 @@ from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, represe
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import capitalised, dimensions
+from otoscope.report.estimates import dimensions
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
@@ -193,7 +193,7 @@ def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str
 
 def _compactness(comparison: Comparison) -> str:
     equal = unlearned_as_compact(comparison)
-    unlearned = f" {capitalised(equal[0])} is as compact, without learning." if equal else ""
+    unlearned = f" The codes do not take fewer, beyond the interval, than {equal[0]}." if equal else ""
     return (
         f"A factor takes {dimensions(comparison.dense.value)} effective dimensions of the layer and "
         f"{dimensions(comparison.codes.value)} of the codes. {describe_compactness(comparison)}{unlearned}"

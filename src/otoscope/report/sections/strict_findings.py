@@ -290,7 +290,10 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     if each:
         said += f" Representations that learned less or nothing: {comma_list(each)}."
     if equal := unlearned_as_compact(comparison):
-        said += f" The codes take no fewer than {comma_list(equal)}: compactness alone does not show learning."
+        said += (
+            f" The codes do not take fewer, beyond the interval, than {comma_list(equal)}: compactness alone does not "
+            "show learning."
+        )
     return [Finding("Compactness", said)]
 
 
