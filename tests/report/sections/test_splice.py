@@ -46,7 +46,7 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     assert "Recovered of the cosine between frames" in said
     assert "(untouched 0.90, mean-ablated 0.20): reconstruction 90 % (to 0.80, " in said
     assert "95 % interval 70 % to 95 %); random atoms 25 % (to 0.80, no interval)." in said
-    assert "reconstruction 100 % (to 0.90, 95 % interval 84 % to 100 %)" in said
+    assert "mean-ablated 0.20, one clip is 5.0 points): reconstruction 100 % (to 0.90, 95 % interval 84 %" in said
     assert "The accuracy of a probe for vowel on the last layer" in said
     assert "is 0.90 untouched and 0.20 mean-ablated, but the interval of this difference over 3 test groups" in said
     assert "includes 0. No share is defined: reconstruction 0.80." in said

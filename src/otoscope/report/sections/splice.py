@@ -68,6 +68,8 @@ def _sentence(of_layer: pl.DataFrame) -> str:
     first = rows.row(0, named=True)
     name = QUANTITIES[first["quantity"]].format(target=first["target"])
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
+    if first["quantity"] == "probe_accuracy":
+        ends = f"{ends}, one clip is {decimal(100 / first['clips'], 1)} points"
     if not any(map(known, rows["recovered"])):
         each = [f"{SUBSTITUTES[row['substitute']]} {decimal(row['value'], 2)}" for row in rows.iter_rows(named=True)]
         return f"{_undefined(name, first)} No share is defined: {comma_list(each)}."
