@@ -114,6 +114,7 @@ def test_first_screen_and_tally_follow_the_controls(tmp_path: Path, beats: bool)
     write_cards(folder, latents[:2], beats_controls=beats)
     page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
     assert ("Fires in 4 % of frames: pitch" in page.section("listen")) == beats
+    assert len(page.all("p", **{"class": "sentence"})) == (2 if beats else 0)  # bold
     assert f"{2 if beats else 0} of 2 cards beat their controls." in page.section("gallery")
     assert all(f"{term}: " in page.section("summary") for term in ("beats its controls", "odd frame out"))
 
