@@ -170,6 +170,18 @@ def test_a_run_without_cards_has_no_texts(tmp_path: Path) -> None:
     assert card_texts(tmp_path) == {}
 
 
+def test_odd_frames_found_stand_beside_those_of_all_cards(tmp_path: Path) -> None:
+    write_cards(tmp_path, [7, 8, 9])
+    path = tmp_path / "explain" / "cards.parquet"
+    for rates, said in (
+        ([0.4, 0.88, math.nan], "in 40 % of trials (guessing 20 %; all cards here 40 % to 88 %)."),
+        ([0.4, math.nan, math.nan], "in 40 % of trials (guessing 20 %)."),
+    ):
+        write_table(path, read_table(path).with_columns(intruder_logmel=pl.Series(rates)))
+        assert card_texts(tmp_path)[7].score.replace("\u00a0", " ").endswith(said)
+        assert "Odd frame" not in card_texts(tmp_path)[9].score
+
+
 def test_a_card_without_conditions_predicts_nothing(tmp_path: Path) -> None:
     folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
     write_cards(folder, [100], auroc=0.5, low=0.5, high=0.5, beats_controls=False)

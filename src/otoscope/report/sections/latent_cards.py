@@ -62,10 +62,12 @@ def card_texts(folder: Path) -> dict[int, CardText]:
     cards, responses = map(read_table, paths)
     others = [folder / "explain" / f"{name}.parquet" for name in ("examples", "near_misses")]
     examples = [read_table(path) for path in others if path.is_file()]
+    odd = sorted(filter(known, cards["intruder_logmel"]))
+    spread = f"; all cards here {percent(odd[0], 0)} to {percent(odd[-1], 0)}" if len(odd) > 1 else ""
     return {
         row["latent"]: CardText(
             row["sentence"],
-            _score(row),
+            _score(row, spread),
             _timing(row),
             _plots(responses.filter(pl.col("latent") == row["latent"])),
             _backed(row),
@@ -110,8 +112,8 @@ def _names_nothing(row: Mapping[str, Any]) -> bool:
     return row["auroc"] == row["low"] == row["high"] == 0.5
 
 
-def _score(row: Mapping[str, Any]) -> str:
-    """Return the blind score beside its controls, and whether it beats them."""
+def _score(row: Mapping[str, Any], spread: str) -> str:
+    """Return the blind score beside its controls, and whether it beats them; `spread` is of all odd frames found."""
     groups = count(row["groups"], "test group")
     if not known(row["auroc"]):
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
@@ -130,9 +132,8 @@ def _score(row: Mapping[str, Any]) -> str:
     if few:
         verdict = f"{groups}: too few to compare the card with its controls. "
     odd = row["intruder_logmel"]
-    intruder = (
-        f" Odd frame out found by its spectrum in {percent(odd, 0)} of trials (chance 20{NBSP}%)." if known(odd) else ""
-    )
+    found = f"{percent(odd, 0)} of trials (guessing 20{NBSP}%{spread})"
+    intruder = f" Odd frame out found by its spectrum in {found}." if known(odd) else ""
     return (
         f"{verdict}Frames predicted from the card alone: AUROC {decimal(row['auroc'], 2)} {reached} "
         f"({beside}).{intruder}"
