@@ -212,6 +212,8 @@ def test_cards_show_the_correlation_beside_chance_and_fold_further_numbers(tmp_p
     assert "chance |r| up to 0.20)." in above
     assert "training correlation 0.82" not in above
     assert "raining correlation 0.82" in folded.split("</details>")[0]
+    matched = remade(made, seeds_found=pl.lit(4, pl.Int64), seeds_asked=pl.lit(4, pl.Int64)).section("gallery")
+    assert "found again in 4 of 4 other seeds, as required for a card" in matched
     untested = remade(
         made, test_r=pl.lit(float("nan")), outcome=pl.lit("too few clips"), test_clips=pl.lit(3, pl.Int64)
     )

@@ -320,7 +320,8 @@ def _latent(
         f"active in {percent(first['firing'], 0)} of clips",
     ]
     if first.get("seeds_asked"):
-        facts.append(f"found again in {first['seeds_found']} of {first['seeds_asked']} other seeds")
+        found = f"{first['seeds_found']} of {first['seeds_asked']} other seeds"
+        facts.append(f"found again in {found}, as required for a card")
     if clips and not first["label"] and (span := places.span(first["factor"])):
         facts.append(span)
     name, status, note = readable_name(first["factor"]), outcome_text(first), ""
