@@ -218,13 +218,18 @@ def cross_fit_note(run: RunData, readers: str = "probes and regressions") -> str
     )
 
 
+CHOOSING = "choosing_folds"
+"""Metric of a run whose strict protocol chose between layers."""
+
+
 def _choice_note(results: ResultsTable) -> str:
     """Describe how far choices on the mean of the folds look too good, as sentences after a full stop."""
     protocols, layers = results.unique("protocol"), results.unique("layer")
     if "strict" in protocols:
+        layer = "chooses the layer in each fold separately, and the sparsity" if results.where(metric=CHOOSING) else ""
         return (
-            ". The strict protocol chooses the layer in each fold separately, and the sparsity on the mean of the "
-            "folds: in simulations of six equally good sparsities, its interval covers its score on new groups in "
+            f". The strict protocol {layer or 'chooses the sparsity'} on the mean of the folds: in simulations of six "
+            "equally good sparsities, its interval covers its score on new groups in "
             f"93{NBSP}% of cases or more"
         )
     if len(layers) == 1:

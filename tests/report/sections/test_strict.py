@@ -216,14 +216,37 @@ def test_all_that_do_best_are_named():
     assert "independent components and SAE with random atoms, reach 75.0" in finding.text
 
 
+def test_factor_findings_name_the_baselines_that_predict_more():
+    records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.5)]
+    records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5), against("mean_factor_r2", -0.1, 0.1)]
+    records += [against("mean_factor_r2", -0.3, -0.1, "start"), against("mean_factor_r2", -0.3, 0.1, "logmel")]
+    (finding,) = factor_findings(rows_of(*records))
+    assert finding.text.endswith("On the same clips, SAE before training predicts more, beyond the interval.")
+
+
+@pytest.mark.parametrize(("null_mean", "told"), [(0.9, True), (0.1, False)])
+def test_a_value_that_groups_differ_in_is_said_to_tell_groups_apart(null_mean: float, told: bool):
+    of = {"target": "pitch", "null_mean": null_mean, "null_high": null_mean + 0.02}
+    (finding,) = task_findings(rows_of(row("task_r2", DENSE, 0.95, **of), codes("task_r2", 0.94, **of)))
+    assert f"null {null_mean:.2f}" in finding.text
+    assert ("mostly tells groups apart" in finding.text) is told
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [
         ([(0.05, 0.15), (0.1, 0.3)], "higher than the layer, paired by factor beyond the intervals"),
         ([(-0.15, -0.05), (-0.3, -0.1)], "lower than the layer, paired by factor beyond the intervals"),
         ([(-0.1, 0.15), (-0.1, 0.3)], "higher than the layer, within the intervals"),
-        ([(-0.1, 0.1), (-0.3, 0.1)], "At no number of dimensions up to 8 do the codes predict more"),
-        ([(0.05, 0.15), (-0.3, 0.1)], "Codes and layer lead in turn"),
+        (
+            [(-0.1, 0.1), (-0.3, 0.1)],
+            "At no number of dimensions up to 8 do the codes predict more beyond the interval",
+        ),
+        (
+            [(-0.1, 0.2), (-0.3, 0.1)],
+            "At no number of dimensions up to 8 do the codes predict more beyond the interval",
+        ),
+        ([(0.05, 0.15), (-0.3, 0.1)], "The codes predict more at some numbers of dimensions only"),
     ],
 )
 def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], said: str):

@@ -128,9 +128,7 @@ def compare_few_dimensions(comparisons: list[Comparison]) -> FewDimensions:
     changes = [comparison.codes.value - comparison.dense.value for comparison in comparisons]
     if all(change > EQUAL_R2 for change in changes):
         return FewDimensions.HIGHER_WITHIN_INTERVALS
-    if all(change <= EQUAL_R2 for change in changes):
-        return FewDimensions.NOT_HIGHER
-    return FewDimensions.MIXED
+    return FewDimensions.MIXED if Relation.HIGHER in relations else FewDimensions.NOT_HIGHER
 
 
 @dataclass(frozen=True)

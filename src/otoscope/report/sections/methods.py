@@ -14,6 +14,7 @@ from otoscope.protocols.strict import NAME
 from otoscope.report import tables
 from otoscope.report.estimates import capitalised
 from otoscope.report.evidence import (
+    CHOOSING,
     coinciding_classes,
     count_folds,
     cross_fit_note,
@@ -35,14 +36,14 @@ def strict_method(run: RunData) -> str | None:
         return None
     values = (run.config.get("evaluate") or {}).get(NAME)
     settings = StrictSettings.model_validate(values if isinstance(values, Mapping) else {})
-    return " ".join([*_reading(settings, run.clips), *_beside(settings), *_limits(settings)])
+    return " ".join([*_reading(settings, run), *_beside(settings), *_limits(settings)])
 
 
-def _reading(settings: StrictSettings, clips: pl.DataFrame | None) -> list[str]:
-    chosen = {
-        "layer": "the compared layer is the one whose dense activations predict factors (or else labels) best",
-        "sparsity": "its sparsity is the highest within one standard error of the best",
-    }
+def _reading(settings: StrictSettings, run: RunData) -> list[str]:
+    clips, chosen = run.clips, {"sparsity": "the sparsity is the highest within one standard error of the best"}
+    if run.results.where(metric=CHOOSING):
+        layer = "the compared layer is the one whose dense activations predict factors (or else labels) best"
+        chosen = {"layer": layer, **chosen}
     where = "On the left-out groups" if count_folds(clips) == 1 else "On the left-out groups of each fold"
     by = comma_list(sentences for name, sentences in chosen.items() if getattr(settings, name) == "chosen")
     return [

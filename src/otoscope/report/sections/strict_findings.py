@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, ends, known, percent, sparsity
+from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.protocols.comparison import Advantage, Comparison, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
@@ -71,6 +72,9 @@ Row = Mapping[str, Any]
 LEARNED_LESS = ("start", "frozen_decoder", "soft_frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
 """Representations without learned atoms, without a trained encoder, or without either."""
 
+TOLD_BY_GROUPS = 0.5
+"""Mean R² of permuted clips from which on a value is mostly a property of the group."""
+
 ADVANTAGES: dict[Advantage, str] = {
     Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
     Advantage.WITHIN_INTERVALS: "The codes exceed it, but within the interval of the paired difference.",
@@ -94,9 +98,12 @@ FEW_DIMENSIONS: dict[FewDimensions, str] = {
     ),
     FewDimensions.HIGHER_WITHIN_INTERVALS: ("The codes start higher than the layer, within the intervals: undecided."),
     FewDimensions.NOT_HIGHER: (
-        f"At no number of dimensions up to {FEW} do the codes predict more: no evidence that fewer of theirs suffice."
+        f"At no number of dimensions up to {FEW} do the codes predict more beyond the interval: no evidence that fewer "
+        "of theirs suffice."
     ),
-    FewDimensions.MIXED: "Codes and layer lead in turn: no evidence that fewer dimensions of the codes suffice.",
+    FewDimensions.MIXED: (
+        "The codes predict more at some numbers of dimensions only: no evidence that fewer of theirs suffice."
+    ),
 }
 
 
@@ -204,11 +211,17 @@ def _task_finding(comparison: Comparison) -> Finding:
     if regression or " + " in target:
         kind = "a value" if regression else "several labels at once, each class present or not"
     seeds = f"; {text}" if (text := seed_range(comparison.seeds, text_of)) else ""
+    null = f"; null {text_of(codes.null_mean)}" if known(codes.null_mean) else ""
     said = (
         f"{'R²' if regression else 'Balanced accuracy'} {text_of(comparison.dense.value)} from the dense layer "
         f"({backed(vars(comparison.dense), as_percent=not regression)}), {text_of(codes.value)} from the codes "
-        f"({ends(vars(codes), text_of)}{seeds})."
+        f"({ends(vars(codes), text_of)}{null}{seeds})."
     )
+    if regression and known(codes.null_mean) and codes.null_mean > TOLD_BY_GROUPS:
+        said += (
+            f" Clips permuted within groups still give {text_of(codes.null_mean)}: groups differ in it, and this R² "
+            "mostly tells groups apart."
+        )
     if {DENSE, CODES} <= comparison.readers.keys():
         said += f" {capitalised(describe_readers(comparison.readers))}."
     if comparison.at_chance:
@@ -256,9 +269,20 @@ def factor_findings(results: StrictResults) -> list[Finding]:
         said += (
             f" Over the {common.dense.n} that either predicts, losses included, the mean R² of a linear map is "
             f"{_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} from the codes"
-            f"{difference}."
+            f"{difference}.{_better_baselines(results)}"
         )
     return [Finding("Factors", said)]
+
+
+def _better_baselines(results: StrictResults) -> str:
+    """Return the baselines that predict factors better than the codes beyond the interval, as a sentence."""
+    better = [
+        representation_label(row["representation"])
+        for row in results.where(metric=METRICS["mean_factor_r2"].difference)
+        if row["representation"] != DENSE and known(row["high"]) and row["high"] < 0 and row["groups"] >= MIN_GROUPS
+    ]
+    verb = "predicts" if len(better) == 1 else "predict"
+    return f" On the same clips, {comma_list(better)} {verb} more, beyond the interval." if better else ""
 
 
 def compactness_findings(results: StrictResults) -> list[Finding]:
