@@ -108,7 +108,7 @@ def render(run: RunData, figures: Mapping[str, Sequence[Figure]], *, linked: boo
 def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[PageSection]:
     rows = run.results.rows
     rests_on = evidence.evidence_of_run(run)
-    examined = claims.examine(rows) if claims.is_asked(rows) else None
+    examined = claims.examine(rows, run.cards) if claims.is_asked(rows) else None
     plain, strict = findings.summary(run, rests_on), strict_findings(run)
     answers = claims.answers(examined) if examined else ()
     shown = gallery.gallery(run)

@@ -121,6 +121,7 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "layer 1, its codes with 64 latents at 95\xa0% sparsity (k=3)",
         "with 64 latents and 8 dimensions, k and its ratio to the dimensions are: 75\xa0% (k=16, 2.00)",
         "at 5 of the six at least a quarter",
+        "Caution: k=3 is 38\xa0% of the 8 dimensions of the layer.",
         "2 seeds of the SAEs (0 and 1)",
         "nulls from test clips permuted within groups",
         "intervals from leaving out one group at a time",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -14,9 +14,16 @@ from otoscope.protocols.claim_sources import published_claims, reproduced_claims
 from otoscope.protocols.claims import Claims
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.claims.sentences import VerdictText, describe_verdicts
 from otoscope.report.claims.setting import setting
-from otoscope.report.estimates import decimal_with_interval, describe_lead, percent_with_interval, points
+from otoscope.report.estimates import (
+    decimal_with_interval,
+    dense_codes_caution,
+    describe_lead,
+    percent_with_interval,
+    points,
+)
 from otoscope.report.evidence import caution, evidence_of_run
 from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
@@ -78,12 +85,21 @@ def is_asked(results: pl.DataFrame) -> bool:
     return bool({COMPAT, STRICT} & set(results["protocol"]))
 
 
-def examine(results: pl.DataFrame) -> Examined:
-    """Collect the numbers of all three sources from a results table and return the verdicts."""
+def examine(results: pl.DataFrame, cards: Mapping[str, Mapping[str, Any]] | None = None) -> Examined:
+    """Collect the numbers of all three sources from a results table and return the verdicts.
+
+    With the cards of the SAEs, the second verdict cautions about codes that are not sparse for the layer's width.
+    """
     table = ResultsTable(results)
     strict = strict_claims(table)
     examined = dict(zip(SOURCES, (published_claims(), reproduced_claims(table), strict), strict=True))
-    return Examined(examined, describe_verdicts(strict, asked=STRICT in set(results["protocol"])))
+    task, compactness, ordering = describe_verdicts(strict, asked=STRICT in set(results["protocol"]))
+    main = StrictResults.of(results).main
+    if strict.compactness and main and main["k"]:
+        width = ((cards or {}).get(main["sae_id"], {}).get("model") or {}).get("width")
+        if width and (text := dense_codes_caution(main["k"], width)):
+            compactness = compactness._replace(notes=(*compactness.notes, text))
+    return Examined(examined, (task, compactness, ordering))
 
 
 def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
@@ -92,7 +108,7 @@ def write_claims(run: RunData, *, figures: bool = True) -> Path | None:
     if not is_asked(results):
         return None
     page = run.folder / "report" / PAGE
-    examined = examine(results)
+    examined = examine(results, run.cards)
     charts = _figures(examined)
     if figures:
         write_figures(page.parent / "figures", [figure for figure in charts if figure is not None])
