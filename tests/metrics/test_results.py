@@ -80,3 +80,10 @@ def test_load_results_accepts_folder_file_or_summary(tmp_path: Path):
         assert otoscope.load_results(run).where(layer=1).values() == [0.1]
     with pytest.raises(ArtifactError, match="run `otoscope evaluate"):
         load_results(tmp_path / "absent")
+
+
+def test_repr_of_few_rows_shows_their_numbers() -> None:
+    text = repr(TABLE.where(representation="sae"))
+    assert "0.95" in text
+    assert "0.2 " in text
+    assert "│" not in repr(ResultsTable(to_table([record(0.1, layer=layer) for layer in range(20)])))

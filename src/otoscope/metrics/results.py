@@ -102,6 +102,13 @@ class ResultsTable:
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}: {len(self):,} row{'' if len(self) == 1 else 's'}"]
         lines += [f"  {name}: {text}" for name, text in self._contents().items()]
+        if 0 < len(self) <= MOST_ROWS:
+            # other columns with one value stand in the lines above
+            numbers = ("target", "value", "low", "high", "null_high")
+            varying = [name for name in SHOWN if name in self.rows.columns and self.rows[name].n_unique() > 1]
+            shown = [name for name in SHOWN if name in {*varying, *numbers} & {*self.rows.columns}]
+            with pl.Config(tbl_cols=-1, tbl_rows=MOST_ROWS, tbl_hide_dataframe_shape=True, tbl_width_chars=110):
+                lines.append(str(self.rows.select(shown)))
         return "\n".join([*lines, "  select with .where(metric=..., layer=...); .rows is a polars table"])
 
     def _repr_html_(self) -> str:
@@ -137,6 +144,8 @@ SHOWN = (
 )
 """Columns of the table that a notebook shows."""
 
+MOST_ROWS = 12
+"""Rows up to which a representation of the table shows them."""
 MOST_LISTED = 8
 """Entries of a column that a representation of the table lists."""
 
