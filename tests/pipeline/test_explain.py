@@ -8,7 +8,7 @@ import pytest
 from otoscope.config import RunConfig, load_config
 from otoscope.metrics.record import Record, to_table
 from otoscope.pipeline.explain import unavailable_reason
-from otoscope.pipeline.explained_run import choose_member
+from otoscope.pipeline.explained_run import annotation_files, choose_member
 from otoscope.pipeline.run import run
 from otoscope.report.results import Results
 from otoscope.runs.training import GridMember, training_grid
@@ -92,3 +92,13 @@ def test_explain_names_the_steps_that_it_skips(tiny: Tiny, tmp_path: Path) -> No
     assert line.startswith("explain skips cards and splice: needs a dictionary of frames, and layer01-pooled")
     run(load_config(path, ["explain.only=[annotations]"]), tmp_path / "run", until="explain", progress=heard)
     assert heard.lines.count("explain skips annotations: needs corpus.annotations, the folder of the annotations") == 1
+
+
+def test_annotation_files_do_not_depend_on_the_place_of_their_folder(tmp_path: Path) -> None:
+    for root in ("one", "two"):
+        (tmp_path / root / "below").mkdir(parents=True)
+        (tmp_path / root / "below" / "clip.txt").write_text("0.0\t0.5\ta\n", encoding="utf-8")
+    one, two = (annotation_files(tmp_path / root) for root in ("one", "two"))
+    assert one == two
+    assert [name for name, _ in one] == ["below/clip.txt"]
+    assert annotation_files(None) == []

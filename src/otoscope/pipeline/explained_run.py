@@ -238,6 +238,8 @@ def _open_index(folder: Path) -> ActivationIndex | None:
 
 
 def annotation_files(root: Path | None) -> list[tuple[str, str]]:
-    """Return the path and checksum of each file with annotations."""
-    found = sorted(root.rglob("*")) if root is not None else []
-    return [(str(path), digest(path)) for path in found if path.suffix.lower() in READERS and path.is_file()]
+    """Return the path below `root` and the checksum of each file with annotations."""
+    if root is None:
+        return []
+    found = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in READERS and path.is_file()]
+    return [(path.relative_to(root).as_posix(), digest(path)) for path in found]
