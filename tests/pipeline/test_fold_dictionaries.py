@@ -20,20 +20,13 @@ from otoscope.runs.codes import code_features
 from otoscope.runs.progress import SilentReporter
 from otoscope.runs.training import GridMember
 from otoscope.sae.model import load_sae
-from tests.support.small_runs import SUNG, Tiny, write_config
+from tests.support.small_runs import SMALL_STRICT, SUNG, Tiny, write_config
 
 MEMBER = GridMember(1, "encode_then_pool", "default", 64, 0.75, 0)
 SINGERS = 5
 PER_FOLD = "cross-fitted over 5 folds with dictionaries of their own; each of the 5 groups (30 clips) is tested once"
 BASELINES = ["start", "pca", "kmeans", "frozen_decoder", "permuted"]
-STRICT = {
-    "baselines": BASELINES,
-    "seeds": 2,
-    "folds": 2,
-    "sizes": [1, 2],
-    "limit_sparsities": [0.75, 0.9],
-    "limit_presets": ["default"],
-}
+STRICT = {**SMALL_STRICT, "baselines": BASELINES}
 
 
 @pytest.fixture(scope="module")

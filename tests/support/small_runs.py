@@ -25,6 +25,15 @@ SMALL: dict[str, Any] = {
 }
 """Settings of a run of about a second, on any encoder of three blocks."""
 
+SMALL_STRICT: dict[str, Any] = {
+    "seeds": 2,
+    "folds": 2,
+    "sizes": [1, 2],
+    "limit_sparsities": [0.75, 0.9],
+    "limit_presets": ["default"],
+}
+"""A small strict protocol; baselines are to be added."""
+
 SUNG: dict[str, Any] = {
     "kind": "synth",
     "singers": 5,

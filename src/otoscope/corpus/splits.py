@@ -40,6 +40,11 @@ class Splits(BaseModel):
         description="dictionaries of a cross-fit: shared by its folds, or trained in each on its own training groups",
     )
 
+    @property
+    def per_fold(self) -> bool:
+        """True if each fold of a cross-fit has dictionaries of its own."""
+        return self.dictionaries == "per_fold"
+
     @field_validator("valid_groups", "test_groups")
     @classmethod
     def _spelled_as_in_the_corpus(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
@@ -58,7 +63,7 @@ class Splits(BaseModel):
                 f"cross={self.cross}: each fold needs groups to train, to choose penalties and to test; "
                 "give 3 or more folds, or 0 for one split"
             )
-        if self.cross == 0 and self.dictionaries == "per_fold":
+        if self.cross == 0 and self.per_fold:
             raise ValueError(
                 "dictionaries=per_fold: cross=0 makes one split; give cross 3 or more folds, or dictionaries=shared"
             )
@@ -96,7 +101,7 @@ def assign_folds(clips: pl.DataFrame, splits: Splits) -> pl.DataFrame:
     stated = splits.valid_groups or splits.test_groups or clips["split"].is_not_null().any()
     few = clips["group"].n_unique() < FEW_GROUPS and not stated
     if not (cross := (DEFAULT_FOLDS if few else 0) if splits.cross is None else splits.cross):
-        if splits.dictionaries == "per_fold":
+        if splits.per_fold:
             reason = "its splits are stated" if stated else f"it has {FEW_GROUPS} groups or more"
             raise SplitError(
                 f"splits.dictionaries: per_fold, but the corpus is not cross-fitted because {reason}; "

@@ -113,7 +113,7 @@ def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
         corpus.label(name)  # an unknown one is refused here, and not hours later
     has_factors = config.factors.measures(corpus_has=bool(corpus.factors))
     readers = evidence.reader_names(labels=bool(probed), factors=has_factors)
-    lines = _splits(corpus, readers, per_fold=config.splits.dictionaries == "per_fold")
+    lines = _splits(corpus, readers, per_fold=config.splits.per_fold)
     asked, folds = config.splits.cross or 0, evidence.count_folds(corpus.clips)
     if asked > folds:
         lines.append(f"splits.cross is {asked}: {folds} folds are used, one per group, for want of more groups")

@@ -82,7 +82,7 @@ def run(
             # report impossible layers before spending minutes on earlier stages
             grid = training_grid(config, layers_to_extract(config, context.encoder.load()))
             if "train" in stages:
-                per_fold = ", and as many for each fold" if config.splits.dictionaries == "per_fold" else ""
+                per_fold = ", and as many for each fold" if config.splits.per_fold else ""
                 progress.message(f"{grid_line(grid)}{per_fold}")
                 if not isinstance(progress, SilentReporter):
                     for line in cost_lines(context, grid, stages):

@@ -218,7 +218,7 @@ def _dense_part(
     material: EvaluationInputs, layer: int, settings: HeldOutSettings, shared: str, splits: Splits
 ) -> CachedResult:
     def compute() -> ComputedResult:
-        pooled = as_of_folds(material.store.pooled(layer), material.clips.folds, own=splits.dictionaries == "per_fold")
+        pooled = as_of_folds(material.store.pooled(layer), material.clips.folds, own=splits.per_fold)
         about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
         return measure_representation(Features(pooled, pooled), material.clips, settings, about)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from otoscope import formatting
 from otoscope.formatting import percent
@@ -81,6 +82,17 @@ def describe_readers(readers: Mapping[str, str]) -> str:
 
 DENSE_SHARE = 1 / 4
 """Active latents per dimension of the layer from which codes need a caution."""
+
+
+def layer_width(cards: Mapping[str, Mapping[str, Any]], sae_id: str) -> int | None:
+    """Return the width of the layer of an SAE, from its card; None without one."""
+    return (cards.get(sae_id, {}).get("model") or {}).get("width")
+
+
+def caution_of_codes(codes: Mapping[str, Any], cards: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the caution for the codes of a row of results; empty if they are sparse, or their width is unknown."""
+    width = layer_width(cards, codes["sae_id"])
+    return dense_codes_caution(codes["k"], width) if width and codes["k"] else ""
 
 
 def dense_codes_caution(k: int, width: int) -> str:

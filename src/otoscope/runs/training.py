@@ -104,7 +104,7 @@ def fold_members(member: GridMember, splits: Splits, folds: int) -> list[GridMem
     >>> fold_members(member, Splits(), 3)
     []
     """
-    return [replace(member, fold=fold) for fold in range(folds)] if splits.dictionaries == "per_fold" else []
+    return [replace(member, fold=fold) for fold in range(folds)] if splits.per_fold else []
 
 
 TRAINING_CODE = ("otoscope.sae",)

@@ -15,16 +15,12 @@ from otoscope.protocols.strict.run import HeldOutScores, best_layers
 from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, single_label_task
 from otoscope.resampling.groups import fold_splits
 from tests.support.page_reader import read_page
-from tests.support.small_runs import SUNG, Tiny, write_config
+from tests.support.small_runs import SMALL_STRICT, SUNG, Tiny, write_config
 
 LAYERS = [1, 2]
 STRICT = {
+    **SMALL_STRICT,
     "baselines": ["start", "pca", "permuted", "untrained", "untrained_sae", "logmel", "frozen_decoder"],
-    "seeds": 2,
-    "folds": 2,
-    "sizes": [1, 2],
-    "limit_sparsities": [0.75, 0.9],
-    "limit_presets": ["default"],
 }
 
 

@@ -26,6 +26,9 @@ from otoscope.corpus.selection import SelectableCorpus
 from otoscope.errors import CorpusError, quote, suggest
 from otoscope.formatting import comma_list, count, first_few, one_line
 
+MAX_NAMED = 5
+"""Paths, codes and words named in a message."""
+
 MAX_PATTERN = 10_000
 """Longest pattern, in characters."""
 
@@ -237,7 +240,7 @@ def notes_of_accents(paths: Sequence[str], fields: pl.DataFrame) -> list[str]:
     for name in [] if composed.all() else fields.columns:
         both = set(fields[name].filter(composed)) & set(fields[name].filter(~composed))
         if accented := sorted(value for value in both if value and not value.isascii()):
-            notes.append(f"{name}: composed and decomposed accents unified ({_some(accented)})")
+            notes.append(f"{name}: composed and decomposed accents unified ({first_few(accented, MAX_NAMED)})")
     return notes
 
 
@@ -281,17 +284,13 @@ def apply_names(column: str, codes: pl.Series, names: Mapping[str, str]) -> tupl
     without = sorted(present - names.keys())
     if present and not present & names.keys():
         raise CorpusError(
-            f"names.{label} has a word for none of the codes in the paths: it names {_some(sorted(names))}; the paths"
-            f" have {_some(without)}"
+            f"names.{label} has a word for none of the codes in the paths: it names"
+            f" {first_few(sorted(names), MAX_NAMED)}; the paths have {first_few(without, MAX_NAMED)}"
         )
-    notes = [f"names.{label} has no word for {_some(without)}: kept as they are"] if without else []
+    notes = [f"names.{label} has no word for {first_few(without, MAX_NAMED)}: kept as they are"] if without else []
     if unused := sorted(names.keys() - present):
-        notes.append(f"names.{label} has words for codes that are in no path: {_some(unused)}")
+        notes.append(f"names.{label} has words for codes that are in no path: {first_few(unused, MAX_NAMED)}")
     return codes.replace(dict(names)), notes
-
-
-def _some(codes: Sequence[str]) -> str:
-    return first_few(codes, 5)
 
 
 def _extract(pattern: str, texts: Sequence[str]) -> pl.DataFrame:

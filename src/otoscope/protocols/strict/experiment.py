@@ -197,7 +197,7 @@ class StrictExperiment:
     def _measure(self, brought: UnitsWithRecords, about: Record, *, full: bool) -> ComputedResult:
         settings, targets = self.settings, self.targets
         repeat = Repetitions(settings.folds)
-        own = bool(self.fold_layers) or self.run.config.splits.dictionaries == "per_fold"
+        own = bool(self.fold_layers) or self.run.config.splits.per_fold
         units = as_of_folds(with_noise_if_constant(brought.units, targets), targets.clips.folds, own=own)
         records, arrays = list(brought.records), dict(brought.arrays)
         held = np.zeros((targets.clips.folds, len(self.tasks)))

@@ -18,8 +18,8 @@ from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.claims.sentences import VerdictText, describe_verdicts
 from otoscope.report.claims.setting import setting
 from otoscope.report.estimates import (
+    caution_of_codes,
     decimal_with_interval,
-    dense_codes_caution,
     describe_lead,
     percent_with_interval,
     points,
@@ -95,10 +95,8 @@ def examine(results: pl.DataFrame, cards: Mapping[str, Mapping[str, Any]] | None
     examined = dict(zip(SOURCES, (published_claims(), reproduced_claims(table), strict), strict=True))
     task, compactness, ordering = describe_verdicts(strict, asked=STRICT in set(results["protocol"]))
     main = StrictResults.of(results).main
-    if strict.compactness and main and main["k"]:
-        width = ((cards or {}).get(main["sae_id"], {}).get("model") or {}).get("width")
-        if width and (text := dense_codes_caution(main["k"], width)):
-            compactness = compactness._replace(notes=(*compactness.notes, text))
+    if strict.compactness and main and (text := caution_of_codes(main, cards or {})):
+        compactness = compactness._replace(notes=(*compactness.notes, text))
     return Examined(examined, (task, compactness, ordering))
 
 

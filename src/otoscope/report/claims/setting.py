@@ -13,7 +13,7 @@ from otoscope.protocols.claim_sources import RELIABLE_CORRELATION, formant_agree
 from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import DENSE_SHARE
+from otoscope.report.estimates import DENSE_SHARE, layer_width
 from otoscope.report.run_data import RunData
 from otoscope.runs.training import learned_nothing
 
@@ -112,7 +112,7 @@ STUDY_SPARSITIES = (0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 def _study_sparsities(strict: StrictResults, run: RunData) -> str:
     """Return the number of active latents at the study's sparsities, relative to the width of this layer."""
     main = strict.main or {}
-    width = (run.cards.get(str(main.get("sae_id")), {}).get("model") or {}).get("width")
+    width = layer_width(run.cards, str(main.get("sae_id")))
     if not width or not main.get("latents"):
         return ""
     active = {s: int((1 - s) * main["latents"]) for s in STUDY_SPARSITIES}

@@ -281,16 +281,18 @@ def gallery(run: RunData) -> Gallery:
     if top_clips is None or top_clips.rows.is_empty():
         return Gallery(f"No gallery: {_reason(run)}.")
     budget, places, texts = _Budget(MAX_BYTES), factor_ranks(run), card_texts(run.folder)
+    labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
+    shared = {} if run.clips is None else containing_classes(run.clips, labels)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
     for part in top_clips.rows.partition_by("latent", maintain_order=True):
         rows = part.rows(named=True)
         text = texts.get(rows[0]["latent"])
         if LatentOutcome(rows[0]["outcome"]).refutes:
-            refuted.append(_latent(run, rows[:1], places, [], text))
+            refuted.append(_latent(run, rows[:1], places, [], text, shared))
         else:
             clips = [c for row in rows if (c := _clip(row, run, places, budget))]
-            cards.append(_latent(run, rows, places, clips, text))
+            cards.append(_latent(run, rows, places, clips, text, shared))
     left_out = f"{count(budget.left_out, 'clip')} left out to keep the page small." if budget.left_out else ""
     return Gallery("", introduction(run), cards, refuted, left_out)
 
@@ -310,7 +312,12 @@ def _reason(run: RunData) -> str:
 
 
 def _latent(
-    run: RunData, rows: list[dict[str, Any]], places: FactorRanks, clips: list[ClipCard], card: CardText | None
+    run: RunData,
+    rows: list[dict[str, Any]],
+    places: FactorRanks,
+    clips: list[ClipCard],
+    card: CardText | None,
+    shared: Mapping[str, Sequence[str]],
 ) -> LatentCard:
     first = rows[0]
     facts = [
@@ -336,7 +343,7 @@ def _latent(
         name = f"{name}: between {comma_list(first['class_labels'])} classes only"
     named = [f"{first['label']} {first['factor']}"] if first["label"] else [first["of_class"]]
     named += [one.replace("=", " ", 1) for one in (card.classes if card else ())]
-    note = " ".join(filter(None, [within_classes_note(first), note, *_shared_clips(run, named)]))
+    note = " ".join(filter(None, [within_classes_note(first), note, *_shared_clips(shared, named)]))
     return LatentCard(
         factor=name,
         original=first["factor"] if name != first["factor"] and not first["label"] else "",
@@ -376,10 +383,8 @@ def within_classes_note(row: Mapping[str, Any]) -> str:
     return f"{relation} {classes}{only} (most in {row['of_class']}): within them {found}"
 
 
-def _shared_clips(run: RunData, names: Sequence[str]) -> list[str]:
-    """Return a sentence for each class whose clips are all of a class of another label."""
-    labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
-    shared = {} if run.clips is None else containing_classes(run.clips, labels)
+def _shared_clips(shared: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Return a sentence for each class whose clips are all of a class of another label (`containing_classes`)."""
     said: list[str] = []
     for name in dict.fromkeys(names):
         # two classes of the same clips are named once

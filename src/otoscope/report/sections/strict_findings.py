@@ -11,14 +11,14 @@ from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import (
     capitalised,
-    dense_codes_caution,
+    caution_of_codes,
     describe_lead,
     describe_readers,
     dimensions,
     interval,
     seed_range,
 )
-from otoscope.report.evidence import choices
+from otoscope.report.evidence import CHOOSING, choices
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
 from otoscope.report.tables import FoldedTable, folded, result_rows
@@ -162,7 +162,7 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
         return []
     strict = ((run.config.get("evaluate") or {}).get("strict")) or {}
     asked = {name: strict.get(name, "chosen") == "chosen" for name in ("layer", "sparsity")}
-    how = choices(results.where(metric="choosing_folds").rows, run.clips, **asked)
+    how = choices(results.where(metric=CHOOSING).rows, run.clips, **asked)
     how = f" ({how})" if how else ""
     text = (
         f"Layer {results.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
@@ -170,8 +170,7 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
     )
     if starts := _not_learned(results, run):
         text += f" {capitalised(starts)}: no step improved on the start for unseen groups."
-    width = (run.cards.get(main["sae_id"], {}).get("model") or {}).get("width")
-    if width and main["k"] and (caution := dense_codes_caution(main["k"], width)):
+    if caution := caution_of_codes(main, run.cards):
         text += f" {caution}"
     if (seeds := len(results.sae_ids)) > 1:
         text += (
