@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,16 +129,21 @@ def _cgroup_quotas() -> list[int]:
 
 
 @contextmanager
-def one_thread() -> Generator[None]:
-    """Limit PyTorch to one thread: the rounding of matrix products depends on the number of threads."""
+def limit_threads(threads: int) -> Generator[None]:
+    """Let PyTorch use this number of threads; the rounding of matrix products depends on it."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Limit PyTorch to one thread."""
+    return limit_threads(1)
 
 
 def available_threads() -> int:

@@ -10,7 +10,7 @@ from otoscope.activations.extract import extract
 from otoscope.activations.format import Sharding
 from otoscope.corpus.audio import load_clip
 from otoscope.encoders.catalog import load_encoder
-from tests.support.activations import write_corpus
+from tests.support.activations import contents, write_corpus
 from tests.support.sounds import assert_near
 from tests.support.tiny import write_tiny_checkpoint
 
@@ -42,6 +42,17 @@ def test_every_family_is_stored_clip_by_clip_as_it_encodes_and_cut_without_a_sea
             assert len(set(heard)) == 1
             whole_s = len(wave) / encoder.rate_hz
             assert whole_s - moments[-1] < 2.0 / encoder.layers[3].rate_hz + encoder.layers[3].receptive_field_s
+
+
+@pytest.mark.parametrize("family", ["hubert", "whisper"])
+@pytest.mark.parametrize("batch_s", [0.5, 30.0])
+def test_extract_writes_the_same_bytes_with_one_pass_at_a_time_and_with_several(family, batch_s, tmp_path: Path):
+    folder = write_tiny_checkpoint(family, tmp_path / family)
+    corpus = write_corpus(tmp_path / "sound", [*LENGTHS_S, 61.0])
+    for threads in (1, 3):
+        encoder = load_encoder(folder, threads=threads)
+        extract(corpus, encoder, tmp_path / f"store{threads}", layers=[0, 3], batch_s=batch_s)
+    assert contents(tmp_path / "store1") == contents(tmp_path / "store3")
 
 
 def test_tokens_of_ast_are_kept_apart_from_its_frames(tmp_path: Path):

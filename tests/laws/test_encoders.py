@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from otoscope.activations.format import store_spec
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.catalog import FAMILIES, MODELS, load_encoder
+from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, UnknownLayer
 from tests.support.sounds import assert_near, noise
 from tests.support.tiny import BLOCKS, TINY, WIDTH, write_tiny_checkpoint
@@ -156,6 +157,53 @@ def test_encoder_restores_the_number_of_threads(load, family):
     before = torch.get_num_threads()
     load_encoder(load(family).name, threads=before + 1).encode(noise(9000), [0])
     assert torch.get_num_threads() == before
+
+
+def test_encoder_passes_side_by_side_give_the_bytes_of_one_after_the_other(load, family):
+    alone, waves = load(family), noise(*LENGTHS)
+    several = replace(alone, runtime=replace(alone.runtime, threads=3)).side_by_side()
+    assert (several.runtime.passes, several.runtime.threads) == (3, 1)
+    before = torch.get_num_threads()
+    expected = replace(alone, runtime=replace(alone.runtime, threads=1)).encode(waves, ALL)
+    for _ in range(3):
+        found = several.encode(waves, ALL)
+        assert torch.equal(found.mask, expected.mask)
+        assert all(torch.equal(found.layers[i], expected.layers[i]) for i in ALL)
+        assert all(torch.equal(found.tokens[i], expected.tokens[i]) for i in expected.tokens)
+    assert torch.equal(several.encode(waves[1:2], [1]).layers[1], alone.encode(waves[1:2], [1]).layers[1])
+    assert torch.get_num_threads() == before
+
+
+def test_encoder_passes_side_by_side_share_the_weights(load, family):
+    several = replace(load(family), runtime=replace(load(family).runtime, threads=2)).side_by_side()
+    several.encode(noise(9000), [0])
+    weights = [p.data_ptr() for p in several.model.parameters()]
+    assert len(several._copies) == 2
+    for copy in several._copies:
+        assert [p.data_ptr() for p in copy.model.parameters()] == weights
+
+
+def test_encoder_passes_side_by_side_replace_states(load, family):
+    encoder = load(family)
+    several = replace(encoder, runtime=replace(encoder.runtime, threads=2)).side_by_side()
+    waves = noise(*LENGTHS)
+    with replace_states({1: torch.zeros_like}):
+        encoded, expected = several.encode(waves, [1, 2]), encoder.encode(waves, [1, 2])
+    assert not encoded.layers[1].any()
+    assert torch.equal(encoded.layers[2], expected.layers[2])
+    assert several.encode(waves, [1]).layers[1].any()
+
+
+def test_encoder_passes_side_by_side_raise_the_error_of_a_pass(load, family, monkeypatch):
+    encoder = load(family)
+    several = replace(encoder, runtime=replace(encoder.runtime, threads=2)).side_by_side()
+
+    def fail(self, waves, layers):
+        raise ValueError("no such setting")
+
+    monkeypatch.setattr(type(encoder), "forward", fail)
+    with pytest.raises(EncoderError, match="no such setting"):
+        several.encode(noise(*LENGTHS), ALL)
 
 
 @settings(max_examples=40, deadline=None)

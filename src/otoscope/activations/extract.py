@@ -128,7 +128,7 @@ def iter_extract(
         pooled: store the mean over each clip's valid frames.
         frames: store every valid frame.
         segments: store the mean over each segment's frames.
-        batch_s: padded seconds of sound encoded in one call; memory grows with it.
+        batch_s: padded seconds of sound per call and simultaneous pass (on a CPU up to four); memory grows with it.
         sharding: limits of shards, and windows of long clips.
         strict: raise at the first unusable clip.
         verify: check the SHA-256 of stored shards.

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from otoscope.corpus.streaming import StreamedClip
-from otoscope.encoders.base import Encoded, Encoder, Frames
+from otoscope.encoders.base import BatchedEncoder, Encoded, Encoder, Frames
 from otoscope.errors import ConfigError, EncoderError
 
 ROUNDING = 0.02
@@ -167,6 +167,11 @@ class Windower:
         """Minimum seconds that the encoder processes per clip."""
         fixed = self.encoder.window_s is not None and getattr(self.encoder, "context", None) != "short"
         return (self.encoder.window_s or 0.0) if fixed else 0.0
+
+    @property
+    def passes(self) -> int:
+        """Passes that the encoder runs at the same time."""
+        return self.encoder.runtime.passes if isinstance(self.encoder, BatchedEncoder) else 1
 
     def windows(self, samples: int) -> list[Window]:
         """Return the windows of a clip with this number of samples."""

@@ -21,7 +21,7 @@ from otoscope.activations.storage import Storage
 from otoscope.activations.windows import EncodedWindow, Windower, encode_windows
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip
-from otoscope.encoders.base import Encoder
+from otoscope.encoders.base import BatchedEncoder, Encoder
 from otoscope.errors import AudioError
 from otoscope.formatting import count
 
@@ -85,8 +85,10 @@ class WorkerFactory:
 
     def __call__(self) -> "ShardWorker":
         """Load the model and return a worker."""
-        sharding = self.spec["sharding"]
-        return ShardWorker(self, Windower(self.load(), sharding["window_s"], sharding["overlap_s"]))
+        sharding, encoder = self.spec["sharding"], self.load()
+        if isinstance(encoder, BatchedEncoder):
+            encoder = encoder.side_by_side()
+        return ShardWorker(self, Windower(encoder, sharding["window_s"], sharding["overlap_s"]))
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,7 @@ class ShardWorker:
 
     def __call__(self, tasks: Sequence[ShardTask]) -> Iterator[BatchDone]:
         """Write shards in order while threads decode the next batches; yield after every batch and window."""
-        factory, windower = self.factory, self.windower
-        batch_s = factory.spec["batch_s"]
+        factory, windower, batch_s = self.factory, self.windower, self.batch_s
         task_of = {task.shard: task for task in tasks}
         excluded = {clip_id: reason for task in tasks for clip_id, reason in task.excluded.items()}
         counter = ProgressCounter(0, 0.0, 0, 1.0)
@@ -126,6 +127,11 @@ class ShardWorker:
                         yield from self._store(writer, batch, clips, counter)
                     with counter.timed("write"):
                         writer.commit()
+
+    @property
+    def batch_s(self) -> float:
+        """Padded seconds of sound in one call: those of the settings, for each pass that runs at the same time."""
+        return self.factory.spec["batch_s"] * self.windower.passes
 
     def _writer(self, task: ShardTask) -> ShardWriter:
         factory = self.factory
@@ -174,9 +180,7 @@ class ShardWorker:
         usable = [decoded for decoded in clips if decoded.reason is None]
         for clip, reason in _unusable(clips):
             set_aside(clip, reason)
-        encoded = encode_windows(
-            self.windower, [d.wave for d in usable], self.factory.layers, batch_s=self.factory.spec["batch_s"]
-        )
+        encoded = encode_windows(self.windower, [d.wave for d in usable], self.factory.layers, batch_s=self.batch_s)
         try:
             for window in counter.timed_items(encoded, "encode"):
                 decoded = usable[window.clip]
@@ -239,8 +243,7 @@ class ProbeWorker:
         def probe(clip: PlannedClip) -> Iterator[None]:
             decoded = worker.decode(clip, {})
             if decoded.reason is None:
-                batch_s = self.factory.spec["batch_s"]
-                for _ in encode_windows(worker.windower, [decoded.wave], self.factory.layers, batch_s=batch_s):
+                for _ in encode_windows(worker.windower, [decoded.wave], self.factory.layers, batch_s=worker.batch_s):
                     yield None
 
         return probe

@@ -1,11 +1,16 @@
 """Interface of every encoder, and the base class that encodes clips of any lengths."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from functools import cached_property
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,8 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from otoscope.encoders.precision import Precision, prepare_model
+from otoscope.encoders.product_speed import PackedLinear
 from otoscope.errors import EncoderError, OtoscopeError, UnknownLayer
 from otoscope.formatting import one_line
+from otoscope.hardware import limit_threads
 
 Wave: TypeAlias = Float[Tensor, " _samples"] | Float[np.ndarray, " _samples"]
 """One clip, one channel: a tensor, or an array such as `load_audio` returns."""
@@ -112,6 +119,10 @@ class Encoder(Protocol):
         ...
 
 
+MAX_PASSES = 4
+"""Most passes at a time: each holds its intermediate values, up to half a gigabyte for 30 s at base size."""
+
+
 @dataclass(frozen=True)
 class Runtime:
     """Device, threads and precision of the forward passes.
@@ -119,7 +130,7 @@ class Runtime:
     `threads` is the number of CPU threads (None keeps PyTorch's setting). Clips that cannot disturb each other share a
     pass of at most `shared_s` seconds of sound, and agree with their own passes to 1e-5. With 0, every clip has its own
     pass, and its activations are the same bytes in any batch. `precision` is what runs, after "fast" has been
-    resolved for this machine (see `encoders.precision`).
+    resolved for this machine (see `encoders.precision`). `passes` run at the same time, each on `threads` threads.
     """
 
     device: str = "cpu"
@@ -127,6 +138,12 @@ class Runtime:
     shared_s: float = 0.0
     precision: Precision = "exact"
     context: ContextMode = "exact"
+    passes: int = 1
+
+    @property
+    def on_cpu(self) -> bool:
+        """True if passes run on the processor."""
+        return torch.device(self.device).type == "cpu"
 
     def prepare(self, model: Any) -> Any:
         """Move a loaded model to the device, in the chosen precision."""
@@ -140,18 +157,14 @@ class Runtime:
     @contextmanager
     def inference(self) -> Generator[None]:
         """Run in inference mode, with unrounded float32, deterministic convolutions and `threads` threads."""
-        before = torch.get_num_threads()
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        try:
-            # by default, cuDNN rounds the operands of a convolution to TF32
-            with (
-                torch.inference_mode(),
-                torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-            ):
-                yield
-        finally:
-            torch.set_num_threads(before)
+        with ExitStack() as stack:
+            stack.enter_context(limit_threads(self.threads or torch.get_num_threads()))
+            stack.enter_context(torch.inference_mode())
+            if not self.on_cpu:  # by default, cuDNN rounds the operands of a convolution to TF32
+                stack.enter_context(
+                    torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+                )
+            yield
 
 
 class States(NamedTuple):
@@ -227,9 +240,8 @@ class BatchedEncoder(ABC):
 
         states: dict[int, Tensor] = {}
         tokens: dict[int, Tensor] = {}
-        for members in passes:
-            arrays = [clips[i].detach().to("cpu", torch.float32).numpy() for i in members]
-            batch = self._run_forward(arrays, layers)
+        inputs = [[clips[i].detach().to("cpu", torch.float32).numpy() for i in members] for members in passes]
+        for members, batch in zip(passes, self._run_passes(inputs, layers), strict=True):
             # the padded tensors are created outside inference mode, so that callers may train on them
             for layer in layers:
                 state = batch.layers[layer]
@@ -240,6 +252,59 @@ class BatchedEncoder(ABC):
                 tokens.setdefault(layer, torch.zeros(len(clips), *state.shape[1:]))[members] = state.cpu()
         mask = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
         return Encoded(states, mask, tokens)
+
+    def side_by_side(self) -> Self:
+        """Return this encoder with several passes at a time on a CPU, which share its threads and its weights.
+
+        Many products on one thread each use the cores better than one product on all of them. A pass has the same
+        number of threads in any batch, which keeps its bytes the same.
+        """
+        threads = self.runtime.threads or torch.get_num_threads()
+        passes = min(threads, MAX_PASSES)
+        if passes == 1 or not self.runtime.on_cpu:
+            return self
+        return replace(self, runtime=replace(self.runtime, threads=threads // passes, passes=passes))
+
+    @cached_property
+    def _copies(self) -> list[Self]:
+        """One encoder per simultaneous pass: hooks and buffers of a pass are its own, weights are shared."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        packed = [module for module in self.model.modules() if isinstance(module, PackedLinear)]
+        shared = {id(part): part for part in (*tensors, *packed)}
+        runtime = replace(self.runtime, passes=1)
+        return [
+            replace(self, model=copy.deepcopy(self.model, dict(shared)), runtime=runtime)
+            for _ in range(self.runtime.passes)
+        ]
+
+    def _run_passes(self, inputs: list[list[NDArray[np.float32]]], layers: Sequence[int]) -> Iterator[States]:
+        """Run passes, several at a time if the runtime has them; yield their states in order."""
+        runtime = self.runtime
+        if runtime.passes == 1:
+            yield from (self._run_forward(arrays, layers) for arrays in inputs)
+            return
+        idle: SimpleQueue[Self] = SimpleQueue()
+        for encoder in self._copies:
+            idle.put(encoder)
+
+        def run(arrays: list[NDArray[np.float32]]) -> States:
+            encoder = idle.get()
+            try:
+                return encoder._run_forward(arrays, layers)
+            finally:
+                idle.put(encoder)
+
+        threads = runtime.threads or 1
+        with (
+            limit_threads(threads),  # also here: MKL has one setting for all threads of a process
+            ThreadPoolExecutor(runtime.passes, "otoscope-pass", torch.set_num_threads, (threads,)) as pool,
+        ):
+            # hooks find edits of states in the context of the caller
+            pending = [pool.submit(copy_context().run, run, arrays) for arrays in inputs]
+            try:
+                yield from (one.result() for one in pending)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _run_forward(self, arrays: list[NDArray[np.float32]], layers: Sequence[int]) -> States:
         try:

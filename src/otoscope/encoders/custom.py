@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ class WrappedEncoder(BatchedEncoder):
     def count_frames(self, samples: int) -> int:
         """Count the complete receptive fields in a clip."""
         return max((samples - self.field_samples) // self.hop_samples + 1, 0)
+
+    def side_by_side(self) -> Self:
+        """Return this encoder: an unknown module may not be copied or run in several threads."""
+        return self
 
     def state_positions(self, samples: int) -> Int[np.ndarray, " frames"]:
         """Raise `EncoderError`: the points of a wrapped module may be anything."""
