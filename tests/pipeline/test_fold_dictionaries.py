@@ -16,7 +16,7 @@ from otoscope.metrics.probes import fit_probe
 from otoscope.pipeline.run import run
 from otoscope.resampling.groups import fold_splits
 from otoscope.runs.cards import RunSummary
-from otoscope.runs.codes import code_features
+from otoscope.runs.codes import mean_codes
 from otoscope.runs.progress import SilentReporter
 from otoscope.runs.training import GridMember
 from otoscope.sae.model import load_sae
@@ -73,7 +73,7 @@ def test_held_out_predicts_a_fold_from_the_codes_of_its_dictionary(summary: RunS
     for fold, split in enumerate(splits):
         member = replace(MEMBER, fold=fold)
         sae = load_sae(summary.run / "saes" / member.sae_id).sae
-        features = code_features(store, sae, member, store.clip_ids).probe
+        features = mean_codes(store, sae, member, store.clip_ids)
         alone = fit_probe(features, classes, groups=corpus["group"].to_numpy(), split=split).predicted
         tested = split == "test"
         assert [predicted[clip] for clip, here in zip(store.clip_ids, tested, strict=True) if here] == list(

@@ -23,7 +23,7 @@ from otoscope.protocols.strict.structure import score_representation
 from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, prepare_factors, single_label_task
 from otoscope.resampling.groups import each_split, fold_splits, r2_from_sums
 from otoscope.runs.codes import as_of_folds
-from otoscope.runs.inputs import Clips, Features, unprobeable_reason
+from otoscope.runs.inputs import Clips, unprobeable_reason
 
 GROUPS, EACH = 6, 25
 GROUP = np.repeat(np.arange(GROUPS), EACH)
@@ -173,7 +173,7 @@ def test_effective_dimensions_are_those_of_the_first_fold_for_activations_and_co
     (features, own), clips = turned(), clips_of()
 
     def sizes(units: np.ndarray, of: Clips = clips) -> list[float]:
-        records = measure_representation(Features(units, units), of, HeldOutSettings(), ABOUT).records
+        records = measure_representation(units, of, HeldOutSettings(), ABOUT).records
         return [record.value for record in records if record.metric == "effective_latents"]
 
     layer = as_of_folds(features, clips.folds, own=True)
@@ -307,7 +307,7 @@ def test_score_representation_covers_every_group() -> None:
 def test_measure_representation_rests_on_every_group_with_cross_fitting_only() -> None:
     features, _, _ = planted()
     for fold, groups in ((FOLD, GROUPS), (None, 2)):
-        records = measure_representation(Features(features, features), clips_of(fold), HeldOutSettings(), ABOUT).records
+        records = measure_representation(features, clips_of(fold), HeldOutSettings(), ABOUT).records
         tested = [
             record for record in records if record.split == "test" and record.metric.startswith(("probe", "factor"))
         ]

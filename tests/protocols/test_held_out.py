@@ -10,7 +10,7 @@ import pytest
 from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.held_out import HeldOutSettings, measure_representation, reconstruction_records
-from otoscope.runs.inputs import Clips, Features
+from otoscope.runs.inputs import Clips
 
 GROUPS, EACH, LATENTS = 20, 20, 12
 ABOUT = Record(
@@ -49,7 +49,7 @@ def clips(codes: np.ndarray) -> Clips:
 
 
 def measured_table(codes: np.ndarray, clips: Clips, settings: HeldOutSettings = SETTINGS) -> pl.DataFrame:
-    return to_table(measure_representation(Features(codes, codes), clips, settings, ABOUT).records)
+    return to_table(measure_representation(codes, clips, settings, ABOUT).records)
 
 
 @pytest.fixture(scope="module")

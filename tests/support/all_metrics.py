@@ -38,7 +38,7 @@ from otoscope.protocols.strict.tasks import (
     evaluate_task,
     prepare_factors,
 )
-from otoscope.runs.inputs import Clips, Features
+from otoscope.runs.inputs import Clips
 from tests.support.reconstruction import measure_reconstruction
 
 Key = tuple[str, ...]
@@ -119,7 +119,7 @@ def _records(given: Encoded, clips: Clips, targets: FactorTargets) -> Iterator[R
     codes = given.layers[-1]
     about = replace(ABOUT, protocol="held_out")
     brief = held_out.HeldOutSettings()
-    yield from held_out.measure_representation(Features(codes, codes), clips, brief, about).records
+    yield from held_out.measure_representation(codes, clips, brief, about).records
     rows = codes @ given.atoms + 1.0
     rebuilt = rows + 0.1 * np.sin(np.arange(rows.size)).reshape(rows.shape)
     quality = measure_reconstruction(rows, rebuilt, codes, clips.groups, mean_train=rows.mean(axis=0))

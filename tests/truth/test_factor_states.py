@@ -9,7 +9,7 @@ import pytest
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.held_out import HeldOutSettings, measure_representation
 from otoscope.report.results import Results, between_only, predicted, too_weak
-from otoscope.runs.inputs import Clips, Features
+from otoscope.runs.inputs import Clips
 
 FACTORS, LATENTS, CLIPS, SINGERS = 4, 10, 16, 20
 ABOUT = Record(metric="l0", value=0.0, split="test", protocol="held_out", representation="dense", layer=0)
@@ -31,9 +31,7 @@ def states(data_sets: int, *, within: float, between: float, clips: int = CLIPS)
         factors[:, 0] += within * codes[:, 0] + between * sex[:, 0]
         split = np.where(singer < 8, "test", np.where(singer < 12, "valid", "train"))
         known = Clips(split, singer, {}, factors, tuple(f"f{j}" for j in range(FACTORS)))
-        results = Results(
-            to_table(measure_representation(Features(codes, codes), known, HeldOutSettings(), ABOUT).records)
-        )
+        results = Results(to_table(measure_representation(codes, known, HeldOutSettings(), ABOUT).records))
         row = results.with_test_values(results.of("factor_r2")).filter(pl.col("target") == "f0")
         names = {"holds": predicted(), "between": between_only(), "weak": too_weak()}
         found.update([name for name, state in names.items() if row.filter(state).height] or ["below"])

@@ -31,10 +31,10 @@ from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import Score
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
-from otoscope.runs.codes import as_of_folds, code_features, stack_folds, train_mean
+from otoscope.runs.codes import as_of_folds, mean_codes, stack_folds, train_mean
 from otoscope.runs.context import Context
 from otoscope.runs.folder import RunFolder
-from otoscope.runs.inputs import Clips, EvaluationInputs, Features, ProtocolRun
+from otoscope.runs.inputs import Clips, EvaluationInputs, ProtocolRun
 from otoscope.runs.predictions import class_numbers, predicted_key, read_predictions
 from otoscope.runs.progress import ProgressReporter
 from otoscope.runs.training import GridMember, fold_members, read_trained_card, training_grid
@@ -52,14 +52,15 @@ class HeldOutSettings:
 
 
 def measure_representation(
-    features: Features, clips: Clips, settings: HeldOutSettings, about: Record
+    units: Float[np.ndarray, "*folds clips units"], clips: Clips, settings: HeldOutSettings, about: Record
 ) -> ComputedResult:
     """Return all records of one representation, and the classes that its probes predict.
 
-    `about` holds the columns that the records share (layer, SAE, ...).
+    `units` has one column per latent or dimension, for all folds or for each; `about` holds the columns that the
+    records share (layer, SAE, ...).
     """
-    probed = _measure_labels(features.probe, clips, settings, about)
-    of_factors = _factor_records(features.units, clips, settings, about) if clips.factor_names else ()
+    probed = _measure_labels(units, clips, settings, about)
+    of_factors = _factor_records(units, clips, settings, about) if clips.factor_names else ()
     return ComputedResult([*probed.records, *of_factors], probed.arrays)
 
 
@@ -220,7 +221,7 @@ def _dense_part(
     def compute() -> ComputedResult:
         pooled = as_of_folds(material.store.pooled(layer), material.clips.folds, own=splits.per_fold)
         about = material.record_template(layer, protocol=NAME, representation="dense", pooling="mean")
-        return measure_representation(Features(pooled, pooled), material.clips, settings, about)
+        return measure_representation(pooled, material.clips, settings, about)
 
     return CachedResult(f"layer{layer:02d}-dense", fingerprint(shared, "dense", layer), compute)
 
@@ -307,15 +308,17 @@ def _sae_part(
     """Return the part of an SAE: its reconstruction, and scores of its codes or of those of its folds."""
     store, clips = material.store, material.clips
 
-    def features_of(one: GridMember, meters: dict[str, ReconstructionMeter] | None = None) -> Features:
+    def codes_of(
+        one: GridMember, meters: dict[str, ReconstructionMeter] | None = None
+    ) -> Float[np.ndarray, "clips latents"]:
         sae = load_sae(folder.saes / one.sae_id).sae
-        return code_features(store, sae, one, store.clip_ids, meters=meters, clips=clips)
+        return mean_codes(store, sae, one, store.clip_ids, meters=meters, clips=clips)
 
     def compute() -> ComputedResult:
         meters = {split: ReconstructionMeter(mean_of(member.layer, member.pooling)) for split in SPLITS}
-        features = features_of(member, meters)
+        codes = codes_of(member, meters)
         if folds:
-            features = Features(*map(stack_folds, zip(*map(features_of, folds), strict=True)))
+            codes = stack_folds([codes_of(one) for one in folds])
         shared_by_all = material.record_template(
             member.layer, protocol=NAME, representation="sae", pooling=member.pooling
         )
@@ -323,7 +326,7 @@ def _sae_part(
         records: list[Record] = []
         for split, meter in meters.items():
             records += reconstruction_records(meter.result(), split, about)
-        measured = measure_representation(features, clips, settings, about)
+        measured = measure_representation(codes, clips, settings, about)
         return ComputedResult([*records, *measured.records], measured.arrays)
 
     trained = [read_trained_card(folder.saes / one.sae_id)["sha256"] for one in (member, *folds)]

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from otoscope.activations.store import ActivationStore
 from otoscope.config import Pooling
 from otoscope.metrics.reconstruction import ReconstructionMeter
-from otoscope.runs.inputs import Clips, Features
+from otoscope.runs.inputs import Clips
 from otoscope.runs.training import GridMember
 from otoscope.sae.model import SparseAutoencoder
 
@@ -25,18 +25,6 @@ class EncodedRows(NamedTuple):
     rebuilt: Float[np.ndarray, "rows width"]
     codes: Float[np.ndarray, "rows latents"]
     clip: Int[np.ndarray, " rows"]
-
-
-class ClipCodes(NamedTuple):
-    """Codes per clip: mean, maximum, and share of frames in which each latent is active."""
-
-    mean: Float[np.ndarray, "clips latents"]
-    peak: Float[np.ndarray, "clips latents"]
-    rate: Float[np.ndarray, "clips latents"]
-
-    def concatenated(self) -> Float[np.ndarray, "clips statistics"]:
-        """Return mean, maximum and rate as one feature matrix."""
-        return np.concatenate(self, axis=1)
 
 
 def encode_frames(
@@ -62,19 +50,14 @@ def encode_rows(
     return EncodedRows(rows, output.reconstruction.numpy(), output.codes.numpy(), clip)
 
 
-def pool_clips(batch: EncodedRows) -> ClipCodes:
-    """Pool the codes of a batch of whole clips, one row per clip."""
+def _clip_means(batch: EncodedRows) -> Float[np.ndarray, "clips latents"]:
+    """Return the mean code of each clip of a batch of whole clips."""
     starts = np.flatnonzero(np.diff(batch.clip, prepend=-1))
     # a loop, because `reduceat` along the first axis is ten times slower
-    clips = [batch.codes[start:stop] for start, stop in pairwise([*starts, len(batch.clip)])]
-    return ClipCodes(
-        np.stack([codes.mean(axis=0) for codes in clips]),
-        np.stack([codes.max(axis=0) for codes in clips]),
-        np.stack([(codes > 0).mean(axis=0, dtype=np.float32) for codes in clips]),
-    )
+    return np.stack([batch.codes[start:stop].mean(axis=0) for start, stop in pairwise([*starts, len(batch.clip)])])
 
 
-def code_features(
+def mean_codes(
     store: ActivationStore,
     sae: SparseAutoencoder,
     member: GridMember,
@@ -82,21 +65,20 @@ def code_features(
     *,
     meters: dict[str, ReconstructionMeter] | None = None,
     clips: Clips | None = None,
-) -> Features:
-    """Return the codes of clips; update the reconstruction meters, one per split, if given."""
+) -> Float[np.ndarray, "clips latents"]:
+    """Return the mean code of each clip; update the reconstruction meters, one per split, if given."""
     if member.pooling == "pool_then_encode":
         batches = [encode_rows(sae, store.pooled(member.layer, clip_ids), np.arange(len(clip_ids)))]
     else:
         batches = encode_frames(store, sae, member.layer, clip_ids)
-    pooled: list[ClipCodes] = []
+    pooled: list[Float[np.ndarray, "clips latents"]] = []
     for batch in batches:
-        pooled.append(pool_clips(batch))
+        pooled.append(_clip_means(batch))
         for split, meter in (meters or {}).items():
             if clips is not None and (chosen := clips.split[batch.clip] == split).any():
                 groups = clips.groups[batch.clip[chosen]]
                 meter.update(batch.rows[chosen], batch.rebuilt[chosen], batch.codes[chosen], groups)
-    codes = ClipCodes(*(np.concatenate(parts) for parts in zip(*pooled, strict=True)))
-    return Features(codes.mean if member.pooling == "pool_then_encode" else codes.concatenated(), codes.mean)
+    return np.concatenate(pooled)
 
 
 def stack_folds(parts: Sequence[Float[np.ndarray, "clips _p"]]) -> Float[np.ndarray, "folds clips p"]:

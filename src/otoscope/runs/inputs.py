@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -112,13 +112,6 @@ class Clips:
     def split_in(self, fold: int | None) -> Shaped[np.ndarray, " clips"]:
         """Split of the clips in a fold of the cross-fit; None: the one split."""
         return self.split if fold is None else np.atleast_2d(self.reader_split)[fold]
-
-
-class Features(NamedTuple):
-    """Representation of clips, or one in each fold: features for probes, and one column per latent or dimension."""
-
-    probe: Float[np.ndarray, "*folds clips statistics"]
-    units: Float[np.ndarray, "*folds clips units"]
 
 
 @dataclass(frozen=True)

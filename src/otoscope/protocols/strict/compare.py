@@ -44,7 +44,7 @@ from otoscope.protocols.strict.tasks import effective_rank_records, score_from_s
 from otoscope.resampling.groups import in_split
 from otoscope.resampling.intervals import fold_overlap, leave_one_out
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, read_arrays
-from otoscope.runs.codes import code_features
+from otoscope.runs.codes import mean_codes
 from otoscope.runs.folder import RunFolder
 from otoscope.runs.training import GridMember
 from otoscope.sae.model import SparseAutoencoder, load_sae
@@ -175,7 +175,7 @@ class ComparisonParts:
     def _encode(self, saes: Sequence[SparseAutoencoder], members: Sequence[GridMember]) -> Dictionaries:
         """Return the atoms of SAEs and their codes of all clips."""
         store = self.experiment.material.store
-        codes = [code_features(store, s, m, store.clip_ids).units for s, m in zip(saes, members, strict=True)]
+        codes = [mean_codes(store, s, m, store.clip_ids) for s, m in zip(saes, members, strict=True)]
         return Dictionaries([sae.decoder.detach().numpy() for sae in saes], codes)
 
     def _layer_result(self) -> ComputedResult:

@@ -31,7 +31,7 @@ from otoscope.protocols.strict.experiment import (
     fitted_units,
 )
 from otoscope.runs.cache import CachedResult
-from otoscope.runs.codes import code_features, train_mean
+from otoscope.runs.codes import mean_codes, train_mean
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember, GridTraining, read_trained_card
 from otoscope.sae.model import SparseAutoencoder, load_sae
@@ -69,14 +69,14 @@ def codes_part(
         mean = train_mean(store, member.layer, member.pooling, clips)
         meters = {split: ReconstructionMeter(mean) for split in SPLITS}
         sae = load_sae(experiment.run.folder.saes / member.sae_id).sae
-        features = code_features(store, sae, member, store.clip_ids, meters=meters, clips=clips)
+        codes = mean_codes(store, sae, member, store.clip_ids, meters=meters, clips=clips)
         for split in ("valid", "test"):
             records += held_out.reconstruction_records(meters[split].result(), split, about)
         test = meters["test"]
         value = np.asarray([test.result().explained_variance.value])
         arrays = {"rebuilt.value": value, "rebuilt.without": test.explained_without_groups()}
-        folds = experiment.fold_members(member)
-        codes = experiment.units_of(member, lambda one: _codes(experiment, one, store)) if folds else features.units
+        if experiment.fold_members(member):
+            codes = experiment.units_of(member, lambda one: _codes(experiment, one, store))
         return UnitsWithRecords(codes, records, arrays)
 
     return experiment.measurement(member.sae_id, about, _trained(experiment, member), units, full=full)
@@ -84,7 +84,7 @@ def codes_part(
 
 def _codes(experiment: StrictExperiment, member: GridMember, store: ActivationStore) -> Units:
     sae = load_sae(experiment.run.folder.saes / member.sae_id).sae
-    return code_features(store, sae, member, store.clip_ids).units
+    return mean_codes(store, sae, member, store.clip_ids)
 
 
 def _trained(experiment: StrictExperiment, member: GridMember) -> list[str]:
@@ -127,7 +127,7 @@ def start_part(experiment: StrictExperiment, member: GridMember) -> CachedResult
     about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
 
     def units(one: GridMember) -> Units:
-        return code_features(store, start_sae(experiment, one), one, store.clip_ids).units
+        return mean_codes(store, start_sae(experiment, one), one, store.clip_ids)
 
     made = partial(experiment.units_of, member, units)
     return experiment.measurement(
