@@ -107,12 +107,15 @@ def build_environment() -> Path:
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(CACHE)], check=True)
     pins = CACHE / "pins.txt"
     pins.write_text("".join(f"{name}=={version}\n" for name, version in PINS.items()))
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(pins)]
+    subprocess.run([*pip, "torch", "uv"], check=True)  # the build of torch that pip is configured for
+    # uv keeps this torch and resolves the other packages in seconds, where pip takes half an hour
+    uv = [str(python), "-m", "uv", "pip", "install", "--quiet", "--python", str(python), "-c", str(pins)]
     whole = [name for name in PINS if name not in SKIPPED_PINS]
     # in the versions that the peers allow: otoscope's training has no newer needs than they do
     own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    subprocess.run([*install, *whole, *(name.split(">")[0] for name in own)], check=True)
-    subprocess.run([*install, "--no-deps", *SKIPPED_PINS, "--editable", str(ROOT)], check=True)
+    subprocess.run([*uv, *whole, *(name.split(">")[0] for name in own)], check=True)
+    subprocess.run([*uv, "--no-deps", *SKIPPED_PINS, "--editable", str(ROOT)], check=True)
     ready.write_text(stamp)
     return python
 

@@ -7,6 +7,7 @@ import torch
 from otoscope import ArrayRows, Bank, BatchTopK, Gated, ReLU, SparseAutoencoder, TopK, TrainConfig, fit
 from otoscope.sae.bank import BankMember
 from otoscope.sae.sparsifiers.base import Sparsifier
+from otoscope.sae.train import advance, begin, next_batch
 from otoscope.sae.validation import (
     Validation,
     data_warnings,
@@ -68,6 +69,15 @@ def test_fit_keeps_a_smaller_budget_only_where_one_suffices(k: int, fewer: bool)
     trained = fit(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=k).summary
     assert trained["budgets"][-1] == k
     assert (len(trained["budgets"]) == 2) == fewer
+
+
+@pytest.mark.parametrize(("k", "budgets"), [(2, [2]), (40, None)])
+def test_choose_budgets_drops_smaller_ones_early_where_nearly_all_of_k_are_needed(k: int, budgets: list[int] | None):
+    config = TrainConfig.preset(target_rows=24_000)
+    run = begin(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=k)
+    while run.step < run.plan.steps // 8:
+        advance(run, next_batch(run))
+    assert run.budgets == budgets
 
 
 def test_bank_warns_about_few_rows_once():

@@ -306,13 +306,23 @@ def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
 
 BUDGET_MARGIN = 1.5
 """Factor on the sufficient budget, because the number of active features varies between rows."""
+NEEDED_EARLY = 0.9
+"""First sufficient budget, relative to k, from which k alone counts.
+
+On planted features it is 1 for half of the active number, 0.83 to 0.92 for that number and less for a larger k.
+"""
 
 
 def choose_budgets(run: TrainingRun) -> None:
-    """Replace several budgets by k and the smallest one that suffices on the validation rows."""
+    """Replace several budgets by k and the smallest one that suffices on the validation rows.
+
+    The first measurement is too early for that, and only replaces them by k alone if nearly all of k are needed.
+    """
     config, share = run.config, run.config.sufficient_share
     if share is not None and len(level_budgets(run.sae, config.prefixes, config.k_shares)) > 1:
         k, sufficient = run.sae.sparsifier.k, validation.sufficient_budget(run.sae, run.valid_rows, share)
+        if run.step == run.plan.budget_steps[0] and sufficient < NEEDED_EARLY * k:
+            return
         run.budgets = sorted({min(round(BUDGET_MARGIN * sufficient), k), k})
         run.stepper.use_budgets(run.budgets)
 
