@@ -288,9 +288,17 @@ def test_a_limit_against_codes_that_sparser_ones_beat_is_not_told():
     assert "factors undetermined (densest 30.0\xa0%, sparser 60.0\xa0% at 90\xa0%)" in finding.text
     fallen = [replace(r, value=0.7) if r.sparsity == 0.75 else r for r in records]
     (finding,) = limit_findings(rows_of(limit, *fallen))
-    assert "against the densest (75\xa0% sparsity), as do" in finding.text
+    assert "against the densest (75\xa0% sparsity), as do all levels below, in a single seed: preset" in finding.text
     assert "preset default: factors 99\xa0% (90\xa0% to 99\xa0%)" in finding.text
     assert "2 points of R²" in finding.text
+
+
+def test_limit_findings_state_the_seed_that_a_limit_rests_on():
+    limit = replace(codes("sparsity_limit", 0.9, preset="default", target="default: factors"), sae_id="")
+    levels = [codes("mean_factor_r2", 0.5, sparsity=s, preset="default") for s in (0.75, 0.9)]
+    seeds = [codes("explained_variance", 0.9, seed=seed) for seed in (0, 1, 2)]
+    (finding,) = limit_findings(rows_of(limit, *levels, *seeds))
+    assert "as do all levels below, in the first of 3 seeds, not their mean: preset default" in finding.text
 
 
 @pytest.mark.parametrize(("groups", "said"), [(1, "1 test group is too few"), (2, "2 test groups are too few")])

@@ -49,11 +49,13 @@ def limit_findings(results: StrictResults) -> list[Finding]:
         return []
     parts = [f"preset {preset}: {comma_list(limits)}" for preset, limits in by_preset.items()]
     base = f" ({densest} sparsity)" if densest else ""
+    seeds = len(results.sae_ids)
+    seed = f"the first of {seeds} seeds, not their mean" if seeds > 1 else "a single seed"
     return [
         Finding(
             "Sparsity limit",
-            f"Sparsest level that loses no more than the margin against the densest{base}, as do all levels below: "
-            f"{'; '.join(parts)}. Margins, fixed beforehand: {margin_list()}.",
+            f"Sparsest level that loses no more than the margin against the densest{base}, as do all levels below, in "
+            f"{seed}: {'; '.join(parts)}. Margins, fixed beforehand: {margin_list()}.",
         )
     ]
 
