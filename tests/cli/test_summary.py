@@ -113,6 +113,32 @@ def test_a_null_that_needs_more_clips_has_its_reason(tmp_path: Path) -> None:
     assert "too few to test" in capture.get()
 
 
+def test_probe_table_lists_the_accuracies_of_few_groups() -> None:
+    probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
+    row = {
+        **probe,
+        "protocol": "held_out",
+        "sae_id": "",
+        "value": 29 / 30,
+        "n": 30,
+        "groups": 3,
+        "low": 0.5,
+        "high": 1.0,
+    }
+    truth = ["one", *["two"] * 29]
+    of_probe = {"protocol": "held_out", "representation": "dense", "layer": 1, "sae_id": "", "label": "digit"}
+    of_clip = {"group": [g for g in "abc" for _ in range(10)], "true_class": truth, "predicted_class": ["two"] * 30}
+    predictions = pl.DataFrame({**{name: [value] * 30 for name, value in of_probe.items()}, **of_clip})
+    results = ResultsTable(pl.DataFrame([row], schema=SCHEMA))
+    table = probe_table(results, predictions)
+    assert table is not None
+    assert table.columns[-1].header == "% per group"
+    assert list(table.columns[-1].cells) == ["90, 100, 100"]
+    plain = probe_table(results)
+    assert plain is not None
+    assert plain.columns[-1].header == "permuted labels"
+
+
 def test_probe_table_names_the_protocol_of_each_row() -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
     rows = [{**probe, "protocol": name, "value": 0.5, "n": 30, "groups": 3} for name in ("mariotte2025", "held_out")]

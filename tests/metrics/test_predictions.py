@@ -8,6 +8,7 @@ from sklearn.metrics import confusion_matrix, recall_score
 from otoscope.errors import EvaluationError
 from otoscope.metrics.predictions import (
     PREDICTIONS,
+    accuracies_of_few_groups,
     accuracy_by_group,
     accuracy_difference,
     confusion,
@@ -179,3 +180,15 @@ def test_accuracy_difference_uses_the_clips_of_both_alone_and_needs_two_groups()
     assert np.isnan(one.low)
     assert not np.isnan(one.value)
     assert np.isnan(accuracy_difference(first.head(0), second).value)
+
+
+def test_accuracies_of_few_groups_are_listed_beside_intervals_that_exceed_them() -> None:
+    rows = random_predictions(groups=3)
+    probe = {"protocol": "held_out", "representation": "dense", "layer": 3, "sae_id": "", "low": 0.1, "high": 0.95}
+    expected = sorted(accuracy_by_group(rows)["accuracy"])
+    assert accuracies_of_few_groups(rows, "vowel", probe) == expected
+    narrow = {"low": expected[0], "high": expected[-1]}
+    for without in (narrow, {"low": float("nan")}, {"layer": 4}):
+        assert not accuracies_of_few_groups(rows, "vowel", probe | without)
+    assert not accuracies_of_few_groups(random_predictions(groups=6), "vowel", probe)
+    assert not accuracies_of_few_groups(None, "vowel", probe)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import otoscope
@@ -50,6 +51,18 @@ def test_where_selects_rows_that_meet_all_conditions(conditions: dict[str, Any],
 def test_where_rejects_an_unknown_column():
     with pytest.raises(EvaluationError, match="no column 'layers'; did you mean layer"):
         TABLE.where(**{"layers": 3})  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def test_where_rejects_unknown_metrics_and_representations_with_the_nearest() -> None:
+    with pytest.raises(EvaluationError, match="no metric 'task_r3'; did you mean task_r2"):
+        TABLE.where(metric="task_r3")
+    with pytest.raises(EvaluationError, match="no representation 'saes'; did you mean sae"):
+        TABLE.where(representation=("dense", "saes"))
+    with pytest.raises(EvaluationError, match="no metric 'mean_factor'; did you mean mean_factor_r2"):
+        ResultsTable(TABLE.rows.clear()).where(metric="mean_factor")
+    assert not TABLE.where(metric="mig", representation="pca")
+    own = ResultsTable(TABLE.rows.with_columns(metric=pl.lit("mine")))
+    assert len(own.where(metric="mine")) == 4
 
 
 def test_results_table_returns_rows_values_and_entries():

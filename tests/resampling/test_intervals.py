@@ -15,7 +15,7 @@ from otoscope.resampling.intervals import (
     jackknife_sums,
     leave_one_out,
     recall_interval,
-    share_scale,
+    share_interval,
 )
 
 Statistic = Callable[[Any], Any]
@@ -57,14 +57,29 @@ def test_jackknife_has_no_interval_where_a_statistic_needs_one_group() -> None:
 def test_jackknife_intervals_stay_within_the_bounds_of_their_scale() -> None:
     r2 = jackknife_sums(np.array([[0.0, 1.0], [0.1, 1.0], [0.9, 1.0]]), r2_from_sums, scale=R2_SCALE)
     assert r2[2] == 1
-    share = jackknife_sums(np.array([[9.0, 10.0], [10.0, 10.0], [10.0, 10.0]]), mean, scale=share_scale(30))
-    assert 0 < share[1] < share[0] < share[2] <= 1
 
 
 def test_recall_interval_of_few_groups_that_agree_is_no_point() -> None:
     found = recall_interval(np.full((2, 1), 8.0), np.full((2, 1), 10.0), np.array([20.0]))
     assert found.low < 0.65
     assert found.high > 0.9
+
+
+def test_recall_interval_of_three_groups_near_the_bound_does_not_widen_with_their_clips() -> None:
+    found = [recall_interval(n * np.array([[0.9], [1], [1]]), np.full((3, 1), n), np.array([3 * n])) for n in (10, 60)]
+    for one in found:
+        assert 0.49 < one.low < 0.51
+        assert one.high > 0.999
+
+
+def test_share_interval_is_at_least_that_of_independent_rows_and_mirrors() -> None:
+    exact = stats.binomtest(27, 30).proportion_ci(method="exact")
+    found = share_interval(0.9, 0.0, n_groups=3, n=30)
+    np.testing.assert_allclose(found[1:], [exact.low, exact.high])
+    wide, mirrored = share_interval(0.9, 0.05, n_groups=4, n=30), share_interval(0.1, 0.05, n_groups=4, n=30)
+    np.testing.assert_allclose(wide[1:], [1 - mirrored.high, 1 - mirrored.low])
+    assert wide.low < found.low < 0.9 < wide.high
+    assert np.isnan(share_interval(0.9, np.nan, n_groups=3, n=30)[1:]).all()
 
 
 def test_recall_interval_without_hits_mirrors_that_without_errors() -> None:

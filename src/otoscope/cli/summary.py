@@ -12,6 +12,7 @@ from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import count, known
+from otoscope.metrics.predictions import accuracies_of_few_groups
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHOUT_MODEL
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
@@ -62,15 +63,20 @@ def summary_tables(summary: RunSummary) -> str:
         console.print(f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}", soft_wrap=True)
         console.print()
     strict = strict_table(StrictResults.of(results.rows))
-    for table in (probe_table(results), *sparsity_tables(results), strict):
+    stored = RunFolder(summary.run).predictions
+    predictions = read_table(stored) if stored.is_file() else None
+    for table in (probe_table(results, predictions), *sparsity_tables(results, predictions), strict):
         if table is not None:
             console.print(table)
             console.print()
     return text.getvalue()
 
 
-def probe_table(results: ResultsTable) -> Table | None:
-    """Return the accuracy of probes on dense layers, then of those without any model; None without probes."""
+def probe_table(results: ResultsTable, predictions: pl.DataFrame | None = None) -> Table | None:
+    """Return the accuracy of probes on dense layers, then of those without any model; None without probes.
+
+    With `predictions`, the accuracies of few groups stand beside the intervals that they leave wide.
+    """
     tested = results.where(metric="probe_accuracy", split="test", representation=(DENSE, *WITHOUT_MODEL)).rows
     is_dense = pl.col("representation") == DENSE
     probes = tested.sort("protocol", "target", ~is_dense, "representation", "layer")
@@ -78,15 +84,30 @@ def probe_table(results: ResultsTable) -> Table | None:
         return None
     groups = int(probes["groups"].to_numpy().max())
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
-    table = _table(f"Linear probes on dense layers{of_groups}", "protocol", "label", "layer", *PROBE_COLUMNS)
-    for row in probes.iter_rows(named=True):
+    per_group = _per_group(probes, predictions)
+    table = _table(
+        f"Linear probes on dense layers{of_groups}", "protocol", "label", "layer", *PROBE_COLUMNS, *per_group
+    )
+    for at, row in enumerate(probes.iter_rows(named=True)):
         name = row["representation"]
         layer = str(row["layer"]) if name == DENSE else REPRESENTATIONS[name].short_label
-        table.add_row(row["protocol"], row["target"], layer, *_probe_cells(row))
+        own = (cells[at] for cells in per_group.values())
+        table.add_row(row["protocol"], row["target"], layer, *_probe_cells(row), *own)
     return table
 
 
-def sparsity_tables(results: ResultsTable) -> list[Table]:
+PER_GROUP = "% per group"
+"""Column of the accuracies of few groups, beside the intervals that they leave wide."""
+
+
+def _per_group(rows: pl.DataFrame, predictions: pl.DataFrame | None) -> dict[str, list[str]]:
+    """Return the cells of the column `PER_GROUP`; empty where no interval is wide for want of groups."""
+    found = [accuracies_of_few_groups(predictions, row["target"], row) for row in rows.iter_rows(named=True)]
+    cells = [", ".join(f"{100 * accuracy:.0f}" for accuracy in accuracies) for accuracies in found]
+    return {PER_GROUP: cells} if any(cells) else {}
+
+
+def sparsity_tables(results: ResultsTable, predictions: pl.DataFrame | None = None) -> list[Table]:
     """Return accuracy and explained variance by sparsity, per pooling, at the layer chosen on validation groups."""
     codes = results.where(representation=CODES)
     scored = codes.where(metric="probe_balanced_accuracy", split="valid")
@@ -97,23 +118,28 @@ def sparsity_tables(results: ResultsTable) -> list[Table]:
     best = scored.where(target=label).rows.sort("value", descending=True).row(0, named=True)
     chosen = codes.where(layer=best["layer"], seed=best["seed"])
     poolings = sorted(set(chosen.values("pooling")))
-    return [_sparsity_table(results, chosen.where(pooling=pooling, split="test"), label) for pooling in poolings]
+    tested = [chosen.where(pooling=pooling, split="test") for pooling in poolings]
+    return [_sparsity_table(results, codes, label, predictions) for codes in tested]
 
 
-def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> Table:
+def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str, predictions: pl.DataFrame | None) -> Table:
     explained = {row["sae_id"]: row["value"] for row in codes.where(metric="explained_variance")}
     of_layer = {name: codes.values(name)[0] for name in ("layer", "pooling")}
     of_components = results.where(metric="explained_variance", representation="pca", split="test", **of_layer)
     components = {row["k"]: row["value"] for row in of_components}
     accuracy = codes.where(metric="probe_accuracy", target=label).rows
+    accuracy = accuracy.sort("protocol", "preset", "latents", "sparsity")
+    per_group = _per_group(accuracy, predictions)
     # a column appears only where the SAEs differ in it
     varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
     title = f"Sparse codes of layer {of_layer['layer']} ({of_layer['pooling'].replace('_', ' ')}), {label}"
-    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained", "PCA at k")
-    for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
+    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, *per_group, "explained", "PCA at k")
+    for at, row in enumerate(accuracy.iter_rows(named=True)):
         shares = [explained.get(row["sae_id"]), components.get(row["k"])]
         settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
-        table.add_row(*settings, *_probe_cells(row), *("" if share is None else f"{share:.3f}" for share in shares))
+        own = (cells[at] for cells in per_group.values())
+        explained_cells = ("" if share is None else f"{share:.3f}" for share in shares)
+        table.add_row(*settings, *_probe_cells(row), *own, *explained_cells)
     return table
 
 

@@ -4,12 +4,15 @@ A balanced accuracy hides which classes are confused and which singers are read 
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
 from otoscope.errors import EvaluationError
+from otoscope.formatting import known
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import (
     Interval,
@@ -83,6 +86,32 @@ def recall_by_class(rows: pl.DataFrame) -> pl.DataFrame:
         found.append({"class": classes[i], **scores, **counts})
     schema = {"class": pl.String(), **dict.fromkeys(("recall", "low", "high", "chance"), pl.Float64())}
     return pl.DataFrame(found, schema={**schema, "clips": pl.Int64(), "groups": pl.Int64()})
+
+
+def predictions_of(predictions: pl.DataFrame | None, label: str, row: Mapping[str, Any]) -> pl.DataFrame | None:
+    """Return the predictions of a label by the probe of a row of the results; None without any."""
+    if predictions is None:
+        return None
+    same = [pl.col(name) == row[name] for name in ("protocol", "representation", "layer", "sae_id")]
+    found = predictions.filter(pl.col("label") == label, *same)
+    return None if found.is_empty() else found
+
+
+FEW_GROUPS = 5
+"""Test groups up to which each one's accuracy is listed beside a wide interval."""
+
+
+def accuracies_of_few_groups(predictions: pl.DataFrame | None, label: str, row: Mapping[str, Any]) -> list[float]:
+    """Return the accuracies of a probe by group, ascending, if its interval exceeds their range for want of groups.
+
+    Empty with more than `FEW_GROUPS` groups, without an interval, or without the probe's predictions.
+    """
+    rows = predictions_of(predictions, label, row)
+    if rows is None or not (known(row["low"]) and known(row["high"])):
+        return []
+    found: list[float] = sorted(accuracy_by_group(rows)["accuracy"])
+    is_wide = row["low"] < found[0] or row["high"] > found[-1]
+    return found if 1 < len(found) <= FEW_GROUPS and is_wide else []
 
 
 def accuracy_by_group(rows: pl.DataFrame) -> pl.DataFrame:

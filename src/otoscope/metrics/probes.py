@@ -11,6 +11,7 @@ In a cross-fit each fold of groups is predicted by a probe that other groups fit
 those of the predictions of all folds together.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,9 +30,10 @@ from otoscope.resampling.intervals import (
     Score,
     fold_overlap,
     independent_units,
-    jackknife_sums,
+    jackknife_error,
+    leave_one_out,
     recall_interval,
-    share_scale,
+    share_interval,
     widen,
 )
 from otoscope.resampling.nulls import permutation_p
@@ -69,8 +71,9 @@ def share_intervals(tables: Float[np.ndarray, "groups classes classes"]) -> tupl
         absent = (sums.sum(axis=2)[:, tested] == 0).any(axis=1)
         return np.where(absent, np.nan, shares_right(sums)[:, 2])
 
-    f1 = jackknife_sums(tables, macro_f1, scale=share_scale(float(tables.sum())))
-    return accuracy, balanced, Interval(*(float(x) for x in f1))
+    f1, without = leave_one_out(tables, macro_f1)
+    error = float(jackknife_error(without)) if len(without) > 1 else math.nan
+    return accuracy, balanced, share_interval(float(f1), error, n_groups=len(tables), n=float(tables.sum()))
 
 
 def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " tables"]:

@@ -11,6 +11,8 @@ import polars as pl
 from otoscope.artifacts import read_table
 from otoscope.errors import ArtifactError, EvaluationError, suggest
 from otoscope.metrics.record import SCHEMA
+from otoscope.metrics.registry import METRICS
+from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.paths import user_path
 
 RESULTS = "results.parquet"
@@ -70,8 +72,13 @@ class ResultsTable:
         """Return the rows that meet all conditions, in the order of the table.
 
         A condition is the value of a column, a collection of allowed values, or None for rows without a value.
-        Raises `EvaluationError` for a column that does not exist.
+        Raises `EvaluationError` for a column that does not exist, and for a metric or a representation that is neither
+        defined nor in the table.
         """
+        for column, defined in (("metric", METRICS), ("representation", REPRESENTATIONS)):
+            for name in _entries(conditions.get(column)):
+                if name not in defined and name not in (held := self.unique(column)):
+                    raise EvaluationError(f"results have no {column} {name!r}; {suggest(name, held or defined)}")
         return ResultsTable(self.rows.filter(matches(**conditions)))
 
     @property
@@ -160,9 +167,16 @@ def _condition(column: str, allowed: object) -> pl.Expr:
     if column not in SCHEMA:
         raise EvaluationError(f"results have no column {column!r}; {suggest(column, SCHEMA)}")
     if isinstance(allowed, Collection) and not isinstance(allowed, str):
-        entries = list(allowed)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        return pl.any_horizontal(*(_equals(column, entry) for entry in entries)) if entries else pl.lit(False)
+        tests = [_equals(column, entry) for entry in _entries(allowed)]
+        return pl.any_horizontal(*tests) if tests else pl.lit(False)
     return _equals(column, allowed)
+
+
+def _entries(allowed: object) -> list[object]:
+    """Return the allowed values of a condition; none for None."""
+    if isinstance(allowed, Collection) and not isinstance(allowed, str):
+        return list(allowed)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return [] if allowed is None else [allowed]
 
 
 def _equals(column: str, entry: object) -> pl.Expr:

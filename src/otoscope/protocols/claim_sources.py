@@ -19,6 +19,7 @@ from otoscope.protocols.claims import (
 )
 from otoscope.protocols.comparison import (
     MARGIN,
+    UNMEASURED,
     Comparison,
     Estimate,
     best_baseline,
@@ -147,7 +148,9 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
     return replace(
         claim,
         changes={sparsity: change for sparsity, change in changes.items() if change.measured},
-        to_baseline=strict.difference(metric, target, main["sae_id"], best.representations[0] if best else ""),
+        to_baseline=(
+            strict.difference(metric, target, main["sae_id"], best.representations[0]) if best else UNMEASURED
+        ),
         others=_other_targets(strict, tasks, main),
         best_baseline=best,
         seeds=tuple(same_kind["value"]),

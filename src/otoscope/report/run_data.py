@@ -14,6 +14,8 @@ from otoscope.artifacts import read_json_as, read_table
 from otoscope.config.yaml_text import parse_yaml
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
+from otoscope.formatting import NBSP, comma_list
+from otoscope.metrics.predictions import accuracies_of_few_groups, predictions_of
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import Row
 from otoscope.report.results import Results
@@ -98,11 +100,14 @@ class RunData:
 
     def predicted_by(self, label: str, row: Row) -> pl.DataFrame | None:
         """Return the predictions of a label by the probe of a row of the results; None without any."""
-        if self.predictions is None:
-            return None
-        same = [pl.col(name) == row[name] for name in ("protocol", "representation", "layer", "sae_id")]
-        found = self.predictions.filter(pl.col("label") == label, *same)
-        return None if found.is_empty() else found
+        return predictions_of(self.predictions, label, row)
+
+    def few_groups(self, label: str, row: Row) -> str:
+        """Return the accuracies of few test groups as the reason of a wide interval; empty where it is not wide."""
+        found = accuracies_of_few_groups(self.predictions, label, row)
+        noun = self.corpus.get("group_noun") or "group"
+        each = comma_list(f"{100 * accuracy:.0f}" for accuracy in found)
+        return f"per {noun} {each}{NBSP}%, few {noun}s for an interval" if found else ""
 
     @property
     def categories(self) -> dict[str, str]:

@@ -91,18 +91,6 @@ def bounded(least: float, most: float) -> Scale:
 R2_SCALE = bounded(-math.inf, 1.0)
 
 
-def share_scale(rows: float) -> Scale:
-    """Return the logit of shares of about `rows` rows, half a row away from 0 and 1, where it is infinite."""
-
-    def forward(share: NDArray[Any]) -> NDArray[Any]:
-        return special.logit((share * rows + 0.5) / (rows + 1))
-
-    def back(value: NDArray[Any]) -> NDArray[Any]:
-        return np.clip((special.expit(value) * (rows + 1) - 0.5) / rows, 0.0, 1.0)
-
-    return Scale(forward, back)
-
-
 def t_quantile(n_groups: int) -> float:
     """Return the two-sided 95 % point of Student's t with `n_groups` - 1 degrees of freedom.
 
@@ -208,6 +196,26 @@ def widen(
     return np.asarray(ends[0]), np.asarray(ends[1])
 
 
+def share_interval(value: float, error: float, *, n_groups: int, n: float, least_error: float = 0.0) -> Interval:
+    r"""Return the interval of a share of `n` rows with a standard error over groups.
+
+    The share $p$ is as uncertain as that of $n^* = p (1 - p) / s^2$ independent rows, at most $n$, where $s$ is the
+    error over groups times $t_{G-1} / z$. The ends are those of Clopper and Pearson (*Biometrika* 26, 1934) for $n^*$
+    rows (Korn and Graubard, *Survey Methodology* 24, 1998). `least_error` bounds $s$ from below.
+
+    >>> [round(x, 2) for x in share_interval(29 / 30, 1 / 30, n_groups=3, n=30)]  # groups with 90, 100 and 100 %
+    [0.97, 0.5, 1.0]
+    """
+    if not math.isfinite(error):
+        return Interval(value, math.nan, math.nan)
+    spread = max(t_quantile(n_groups) / Z * error, least_error)
+    size = min(value * (1 - value) / spread**2, n) if spread else n
+    right, wrong = value * size, (1 - value) * size
+    low = float(special.betaincinv(right, wrong + 1, TAIL)) if right > 0 else 0.0
+    high = float(special.betaincinv(right + 1, wrong, 1 - TAIL)) if wrong > 0 else 1.0
+    return Interval(value, low, high)
+
+
 def independent_units(rows: Float[np.ndarray, "groups classes"]) -> Float[np.ndarray, " classes"]:
     """Return the number of independent units per class: groups where each has one class (a singer's sex), else rows.
 
@@ -223,7 +231,7 @@ def recall_interval(
     rows: Float[np.ndarray, "groups classes"],
     units: Float[np.ndarray, " classes"],
 ) -> Interval:
-    r"""Return the mean over classes of hits / rows, with an interval on the logit scale; for one column, an accuracy.
+    r"""Return the mean over classes of hits / rows, with its `share_interval`; for one column, an accuracy.
 
     Classes without rows are excluded. Three cases need more than the jackknife:
 
@@ -275,17 +283,14 @@ def _repeated_classes(
         return 1 - unseen_error(units), 1.0
     if not hits.any():
         return 0.0, unseen_error(units)
-    scale = share_scale(float(total.sum()))
     _, without = leave_one_out(
         np.stack([hits, rows], axis=-1), lambda sums: (sums[..., 0] / sums[..., 1]).mean(axis=-1)
     )
     softened = (hits.sum(axis=0) + 0.5) / (total + 1)
     of_rows = math.sqrt(float((softened * (1 - softened) / total).sum())) / n_classes
-    centre = scale.forward(np.array([value]))
-    inside = special.expit(centre)
-    of_groups = t_quantile(len(rows)) * jackknife_error(scale.forward(without))
-    half = np.maximum(of_groups, Z * of_rows / (inside * (1 - inside)))
-    return min(float(scale.back(centre - half)[0]), value), max(float(scale.back(centre + half)[0]), value)
+    error = float(jackknife_error(without))
+    found = share_interval(value, error, n_groups=len(rows), n=float(total.sum()), least_error=of_rows)
+    return found.low, found.high
 
 
 def unseen_error(sizes: Sequence[float] | Float[np.ndarray, " classes"], *, confidence: float = CONFIDENCE) -> float:

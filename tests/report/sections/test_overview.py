@@ -66,6 +66,17 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
     assert "(correlation within groups 0.71, chance |r| up to 0.20)" in made.reading.section("listen")
 
 
+def test_the_overview_and_the_findings_list_the_accuracies_of_few_groups(tmp_path: Path) -> None:
+    make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,))
+    dense = (pl.col("metric") == "probe_accuracy") & (pl.col("representation") == "dense")
+    wide = pl.when(dense).then(0.1).otherwise(pl.col("low")).alias("low")
+    write_table(tmp_path / "results.parquet", read_table(tmp_path / "results.parquet").with_columns(wide))
+    made = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    for section in ("overview", "summary"):
+        text = made.section(section).replace("\u00a0", " ")
+        assert re.search(r"; per \w+ [\d, ]+ and 100 %, few \w+s for an interval", text)
+
+
 def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_path: Path) -> None:
     make_run(tmp_path, labels=("technique",))
     results = read_table(tmp_path / "results.parquet")

@@ -209,14 +209,14 @@ class StrictResults(ResultsTable):
     def comparison(self, metric: str, target: str = "", *, dimensions: int | None = None) -> Comparison | None:
         """Compare all representations on one question; None where the layer or its codes are missing."""
         rows = self.compared(metric, target, dimensions=dimensions)
-        found = self.where(metric=METRICS[metric].difference, target=target, sae_id=self.sae_ids[:1])
+        found = self.where(metric=METRICS[metric].difference or (), target=target, sae_id=self.sae_ids[:1])
         differences = found if dimensions is None else found.where(dimensions=dimensions)
         return compare(rows, metric, target, differences=differences.rows)
 
     def difference(self, metric: str, target: str, sae_id: str, representation: str = DENSE) -> Estimate:
         """Return the codes of an SAE (mean over seeds) minus a representation on the same clips, if measured."""
         row = self.where(
-            metric=METRICS[metric].difference, target=target, sae_id=sae_id, representation=representation
+            metric=METRICS[metric].difference or (), target=target, sae_id=sae_id, representation=representation
         ).first()
         return UNMEASURED if row is None else Estimate.from_row(row)
 
@@ -286,9 +286,11 @@ class StrictResults(ResultsTable):
         limits: list[PresetLimit] = []
         for row in self.where(metric="sparsity_limit", split="test"):
             preset, quantity = row["target"].split(": ")
-            metric, target = self.limit_questions.get(quantity, ("", ""))
-            codes = ResultsTable(self.first_seed_codes).where(preset=preset, metric=metric, target=target).measured
-            levels = dict(codes.rows.select("sparsity", "value").iter_rows())
+            levels: dict[float, float] = {}
+            if quantity in self.limit_questions:
+                metric, target = self.limit_questions[quantity]
+                codes = ResultsTable(self.first_seed_codes).where(preset=preset, metric=metric, target=target).measured
+                levels = dict(codes.rows.select("sparsity", "value").iter_rows())
             limits.append(PresetLimit(preset, quantity, Estimate.from_row(row), levels))
         return limits
 

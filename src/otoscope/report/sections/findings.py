@@ -164,7 +164,7 @@ def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Find
             Finding(
                 f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
-                f"{percent(dense['value'])} on {_where(thin)} ({backed(dense)}). "
+                f"{percent(dense['value'])} on {_where(thin)} ({_backed(run, label, dense)}). "
                 f"Layer {best.layer} was chosen because {best.because(count_folds(run.clips))}."
                 f"{unread_classes(run, label, dense)}"
                 f"{_without_model(run, label, dense)}",
@@ -247,7 +247,7 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     parts: list[str] = []
     if dense:
-        reached = f"{percent(dense['value'])} ({backed(dense)})"
+        reached = f"{percent(dense['value'])} ({_backed(run, label, dense)})"
         reason = best.because(count_folds(run.clips))
         parts.append(f"Layer {best.layer}, chosen because {reason}, reaches an accuracy of {reached}.")
         parts += filter(None, [unread_classes(run, label, dense).strip()])
@@ -255,6 +255,10 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
     if codes := results.codes_of(label, results.reference_sparsity):
         parts.append(_loss_sentence(run, label, codes, thin=thin))
     return [Finding(f"The {label}", " ".join(parts))] if parts else []
+
+
+def _backed(run: RunData, label: str, row: Row) -> str:
+    return "; ".join(filter(None, (backed(row), run.few_groups(label, row))))
 
 
 def _without_model(run: RunData, label: str, dense: Row) -> str:
@@ -274,7 +278,7 @@ def _loss_sentence(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
 
 def _loss(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
     dense = run.results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-    reached = f"{percent(codes['value'])} ({backed(codes)})"
+    reached = f"{percent(codes['value'])} ({_backed(run, label, codes)})"
     where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
     start = f"At {sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
     if dense is None:

@@ -112,7 +112,8 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
         yield (
             f"A linear probe on layer {dense['layer']}{chosen} predicts the {label} of "
             f"{percent(dense['value'], 0)} of {count(dense['n'], 'clip')} of "
-            f"{count(dense['groups'], f'unseen {noun}')}{_in_brackets(dense)}{_other_layers(results, label)}."
+            f"{count(dense['groups'], f'unseen {noun}')}{_in_brackets(dense, run.few_groups(label, dense))}"
+            f"{_other_layers(results, label)}."
             f"{unread_classes(run, label, dense)}"
         )
     if codes is not None and dense is not None:
@@ -144,8 +145,8 @@ def _other_layers(results: Results, label: str) -> str:
     return f"; the layers range from {percent(values[0], 0)} to {percent(values[-1], 0)}"
 
 
-def _in_brackets(row: Row) -> str:
-    parts = [interval] if (interval := interval_text(row, lambda end: percent(end, 0))) else []
+def _in_brackets(row: Row, groups: str = "") -> str:
+    parts = list(filter(None, (interval_text(row, lambda end: percent(end, 0)), groups)))
     if row["null_high"] == 1:
         parts.append("too few groups to test")
     elif known(row["null_high"]):
