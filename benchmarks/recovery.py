@@ -1,8 +1,11 @@
 """Planted features recovered by the default preset, its two starts, and the TopK trainers of other libraries.
 
-    python benchmarks/recovery.py                         # the quick setting; last line is JSON
-    python benchmarks/recovery.py --seeds 5 --widths 96 256 --multiples 0.5 1 2 3.4 5 10
-    python benchmarks/recovery.py --methods default tied  # without the peers' environment
+    python benchmarks/recovery.py            # one seed: about 7 minutes of one core; last line is JSON
+    python benchmarks/recovery.py --seeds 5  # as in docs/methods.md: 35 minutes
+    python benchmarks/recovery.py --widths 192 --kinds even  # time grows with the square of the width
+    python benchmarks/recovery.py --methods default "random start"  # without the peers' environment
+
+The first run also builds the peers' environment in about two minutes, most of them for the download.
 
 Rows are sums of `width / 16` features out of `3 * width` on average, in random directions and with noise, read by
 `4 * width` latents. Features are active evenly, by Zipf's law, in correlated groups, or in a hierarchy: three children
