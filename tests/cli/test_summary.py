@@ -163,3 +163,15 @@ def test_clip_lines_are_as_many_as_asked_or_all(tmp_path: Path, asked: int) -> N
     lines = clip_lines(corpus, asked)
     assert len(set(lines)) == min(asked, corpus.clips.height)
     assert lines[0].startswith(corpus.clips["clip_id"][0])
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "reason"),
+    [("{labels: []}", "evaluate.labels is empty"), ("{}", "no label of the corpus can be probed")],
+)
+def test_summary_tables_state_why_there_is_no_table(tmp_path: Path, evaluate: str, reason: str) -> None:
+    (tmp_path / "config.yaml").write_text(f"name: mine\nevaluate: {evaluate}\n")
+    row = {"metric": "explained_variance", "split": "test", "representation": "sae", "layer": 1, "value": 0.9}
+    write_table(tmp_path / "results.parquet", pl.DataFrame([row], schema=SCHEMA))
+    said = summary_tables(RunSummary(tmp_path, None, tmp_path / "results.parquet", 1.0, 1.0, 0, 30, {}))
+    assert said == f"no table of accuracies: {reason}; other numbers are in the results and the report\n"

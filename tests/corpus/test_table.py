@@ -36,7 +36,7 @@ def test_corpus_repr_summarises_splits_labels_factors_and_set_aside(tmp_path: Pa
         "  valid: 1 clip, 1 speaker",
         "  test: 1 clip, 1 speaker",
         "  labels: digit (2 classes)",
-        "  speakers per digit (train/valid/test): 1 1/1/0, 2 1/0/0",
+        "  speakers per digit (train/valid/test): 1: 1/1/0, 2: 1/0/0",
         "  factors: 1 (f0_hz)",
         "  set aside: 1 clip)",
     ]

@@ -111,6 +111,20 @@ def test_an_unknown_covariate_is_refused_at_the_corpus_stage(capsys: pytest.Capt
     outcome = call(capsys, "corpus", table.with_name("c.yaml"), "--out", table.with_name("run"))
     assert outcome.code == 1
     assert "has no label 'sxe'; did you mean sex" in outcome.err
+    assert not table.with_name("run").joinpath("config.yaml").exists()
+
+
+def test_a_setting_that_the_corpus_refuses_leaves_the_configuration_of_the_run(
+    capsys: pytest.CaptureFixture[str], table: Path
+) -> None:
+    table.write_text("\n".join(["path,site,sex,species", *ROWS]))
+    config, run = table.with_name("c.yaml"), table.with_name("run")
+    config.write_text("model: starter\ncorpus: {kind: manifest, table: clips.csv, group: site}\n")
+    assert call(capsys, "corpus", config, "--out", run).code == 0
+    before = run.joinpath("config.yaml").read_bytes()
+    assert call(capsys, "corpus", run, "--set", "evaluate.covariates=[sxe]").code == 1
+    assert run.joinpath("config.yaml").read_bytes() == before
+    assert call(capsys, "corpus", run).code == 0
 
 
 def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -123,7 +137,8 @@ def test_classes_without_a_group_in_a_split_are_named(capsys: pytest.CaptureFixt
     )
     rows = [f"{name}.wav,{name},{'f' if name in 'abcfg' else 'm'}" for name in names]
     printed = stage(capsys, tmp_path / "clips.csv", "\n".join(["path,group,sex", *rows]))
-    assert "groups per sex (train/valid/test): f 2/1/2, m 1/0/2" in printed
+    assert "  valid groups: a; test groups: b, c, d, e\n" in printed
+    assert "groups per sex (train/valid/test): f: 2/1/2, m: 1/0/2" in printed
     assert (
         "warning: 1 class of sex with at most one group in train or test, or none in valid "
         "(m): scores of such a class may not hold for other groups"

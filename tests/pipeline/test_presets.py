@@ -61,19 +61,20 @@ def test_training_summary_counts_saes_that_are_their_start() -> None:
     assert "not learned" not in training_summary([card(3)])
 
 
-def test_training_cautions_count_dense_codes_and_list_new_warnings() -> None:
+def test_training_cautions_count_dense_codes_and_list_each_warning_once() -> None:
     def card(k: int, *warnings: str, best_step: int = 5) -> dict[str, Any]:
         training = {"best_step": best_step, "warnings": list(warnings)}
         return {"sae_id": f"k{k}", "k": k, "model": {"width": 384}, "training": training, "config": {}}
 
     cards = [card(20, "few rows"), card(102, "few rows", "40 % dead"), card(204, "not learned", best_step=0)]
-    dense, dead = training_cautions(cards, announced={"few rows"})
+    dense, few, dead = training_cautions(cards)
     assert dense.startswith(
         "caution: k is at least 25\xa0% of the layer's 384 dimensions in 2 of 3 dictionaries (from k=102"
     )
+    assert few == "warning: 2 dictionaries, such as k20: few rows"
     assert dead == "warning: k102: 40 % dead"
     assert training_cautions([card(95)]) == []
-    assert training_cautions([card(1, "a") for _ in range(8)])[-1] == "and 2 more warnings, see the cards"
+    assert training_cautions([card(1, f"a{i}") for i in range(8)])[-1] == "and 2 more warnings, see the cards"
 
 
 def test_train_uses_and_records_the_preset_of_each_sae(summary: RunSummary) -> None:

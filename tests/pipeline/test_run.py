@@ -57,6 +57,12 @@ def results(summary: RunSummary) -> pl.DataFrame:
     return pl.read_parquet(summary.results)
 
 
+def test_a_run_that_is_up_to_date_repeats_the_lines_on_its_training(summary: RunSummary, path: Path) -> None:
+    repeated = run(load_config(path), summary.run).notes["train"]
+    assert repeated == summary.notes["train"]
+    assert repeated[0].startswith("  validation groups: ")
+
+
 def test_run_writes_every_artifact(summary: RunSummary) -> None:
     for name in (
         "config.yaml",

@@ -38,3 +38,18 @@ def test_read_run_refuses_a_file_that_differs_from_the_card_of_its_stage(tmp_pat
     write_table(results, rows.with_columns(value=pl.col("value") + 1))
     with pytest.raises(DamagedArtifact, match=r"results\.parquet is damaged: it differs from its checksum"):
         read_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ("corpus: {kind: folder}", "openai/whisper-tiny.en on birds"),
+        ("corpus: {kind: fsdd}", "openai/whisper-tiny.en on sound"),
+        ("report: {title: Mine}", "Mine"),
+    ],
+)
+def test_title_names_the_run_instead_of_a_folder_of_sound(tmp_path, settings, title):
+    folder = make_run(tmp_path / "run", layers=(0, 1), sae_layers=(1,))
+    (folder / "corpus.json").write_text('{"name": "sound"}')
+    (folder / "config.yaml").write_text(f"name: birds\n{settings}\n")
+    assert read_run(folder).title == title

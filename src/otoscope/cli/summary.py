@@ -65,10 +65,16 @@ def summary_tables(summary: RunSummary) -> str:
     strict = strict_table(StrictResults.of(results.rows))
     stored = RunFolder(summary.run).predictions
     predictions = read_table(stored) if stored.is_file() else None
-    for table in (probe_table(results, predictions), *sparsity_tables(results, predictions), strict):
-        if table is not None:
-            console.print(table)
-            console.print()
+    tables = [probe_table(results, predictions), *sparsity_tables(results, predictions), strict]
+    for table in filter(None, tables):
+        console.print(table)
+        console.print()
+    if not any(tables):
+        asked = (read_config(summary.run).get("evaluate") or {}).get("labels")
+        reason = "evaluate.labels is empty" if asked == [] else "no label of the corpus can be probed"
+        console.print(
+            f"no table of accuracies: {reason}; other numbers are in the results and the report", soft_wrap=True
+        )
     return text.getvalue()
 
 

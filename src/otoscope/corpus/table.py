@@ -165,7 +165,7 @@ class Corpus:
             return ""
         is_crossed = "fold" in self.clips.columns
         splits = "" if is_crossed else f" ({'/'.join(SPLITS)})"
-        each = (f"{name} {sum(of) if is_crossed else '/'.join(map(str, of))}" for name, of in numbers.items())
+        each = (f"{name}: {sum(of) if is_crossed else '/'.join(map(str, of))}" for name, of in numbers.items())
         return f"{self.group_noun}s per {label}{splits}: {', '.join(each)}"
 
     def _summary(self) -> list[str]:

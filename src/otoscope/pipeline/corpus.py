@@ -202,9 +202,11 @@ def _splits(corpus: Corpus, readers: str, *, per_fold: bool) -> list[str]:
     clips = corpus.clips
     parts = [(split, evidence.Evidence.of(clips.filter(split=split)).description) for split in SPLITS]
     shares = ", ".join(f"{split} {described}" for split, described in parts)
+    held = {split: clips.filter(split=split)["group"].unique().sort().to_list() for split in SPLITS[1:]}
+    named = "; ".join(f"{split} groups: {first_few(groups, MAX_GROUPS_SHOWN)}" for split, groups in held.items())
     if "fold" not in clips.columns:
-        return [shares]
-    lines = [f"{'shared ' if per_fold else ''}dictionaries and explained variance: {shares}"]
+        return [shares, named]
+    lines = [f"{'shared ' if per_fold else ''}dictionaries and explained variance: {shares}", named]
     return [*lines, f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}"] if readers else lines
 
 
@@ -290,6 +292,9 @@ def _shortened(listing: Listing, corpus: Corpus) -> list[str]:
     longest = float(late.to_numpy().max())
     return [f"{count(len(late), 'segment')} ended up to {longest * 1000:.0f} ms after the recording and were shortened"]
 
+
+MAX_GROUPS_SHOWN = 8
+"""Groups of a split named in the terminal."""
 
 MAX_COLUMNS_SHOWN = 8
 """Labels, and factors, named in the terminal."""

@@ -89,10 +89,11 @@ def run(
                         progress.message(line)
             if "evaluate" in stages:
                 _check_strict(config, {member.layer for member in grid})
-        _write_config(config, folder)
         for name in stages:
             notes.begin(name)
             STAGES[name].run(context)
+            if name == "corpus":  # a configuration that the corpus refuses leaves that of the folder as it is
+                _write_config(config, folder)
         summary = _summary(folder, notes.notes, time.monotonic() - start_s)
         folder.log("done", seconds=round(summary.seconds, 3), peak_rss_mb=round(summary.peak_rss_mb, 1))
     return summary

@@ -1,7 +1,7 @@
 """Stage `train`: every SAE of the grid."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from otoscope.artifacts import read_json_as, write_json
@@ -30,12 +30,13 @@ def train(run: Context) -> None:
     def work() -> None:
         training.ensure()
         write_json(index, {"saes": trained})
-        cards = [read_json_as(folder.saes / sae_id / CARD, dict[str, Any]) for sae_id in trained]
-        for line in (training_summary(cards), *training_cautions(cards, announced=training.announced)):
-            run.progress.message(f"  {line}")
 
     inputs = training.fingerprint
     run_stage(folder, "train", inputs=inputs, outputs=[index, *files], work=work, progress=run.progress)
+    # after the stage, so that a run that is up to date repeats them
+    cards = [read_json_as(folder.saes / sae_id / CARD, dict[str, Any]) for sae_id in trained]
+    for line in (training_summary(cards), *training_cautions(cards)):
+        run.progress.message(f"  {line}")
 
 
 def training_summary(cards: Sequence[Mapping[str, Any]]) -> str:
@@ -54,11 +55,11 @@ def training_summary(cards: Sequence[Mapping[str, Any]]) -> str:
 
 
 MOST_LISTED = 6
-"""Warnings about single dictionaries that are printed; the others are counted."""
+"""Different warnings that are printed; the others are counted."""
 
 
-def training_cautions(cards: Sequence[Mapping[str, Any]], *, announced: Collection[str] = ()) -> list[str]:
-    """Return a caution about dictionaries with dense codes, and the warnings on the cards that were not `announced`."""
+def training_cautions(cards: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a caution about dictionaries with dense codes, and the warnings on the cards, each text once."""
     dense = sorted(k for card in cards if (k := card["k"]) >= DENSE_SHARE * card["model"]["width"])
     lines: list[str] = []
     if dense:
@@ -67,11 +68,13 @@ def training_cautions(cards: Sequence[Mapping[str, Any]], *, announced: Collecti
             f"in {len(dense)} of {count(len(cards), 'dictionary', 'dictionaries')} (from k={dense[0]} on); principal "
             "axes reconstruct as well as true features there, and explained variance does not tell them apart"
         )
-    single = [
-        f"warning: {card['sae_id']}: {warning}"
-        for card in cards
-        for warning in card["training"]["warnings"][: -1 if learned_nothing(card) else None]
-        if warning not in announced
+    named: dict[str, list[str]] = {}
+    for card in cards:
+        for warning in card["training"]["warnings"][: -1 if learned_nothing(card) else None]:
+            named.setdefault(warning, []).append(str(card["sae_id"]))
+    warnings = [
+        f"warning: {names[0] if len(names) == 1 else f'{len(names)} dictionaries, such as {names[0]}'}: {warning}"
+        for warning, names in named.items()
     ]
-    more = len(single) - MOST_LISTED
-    return lines + single[:MOST_LISTED] + ([f"and {count(more, 'more warning')}, see the cards"] if more > 0 else [])
+    more = len(warnings) - MOST_LISTED
+    return lines + warnings[:MOST_LISTED] + ([f"and {count(more, 'more warning')}, see the cards"] if more > 0 else [])

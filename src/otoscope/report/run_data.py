@@ -50,9 +50,14 @@ class RunData:
 
     @property
     def title(self) -> str:
-        """The page's title: the configuration's, or one built from encoder and corpus."""
+        """The page's title: the configuration's, or one built from encoder and corpus.
+
+        A corpus of the user's own files is named by the run, because its own name is that of a folder or table.
+        """
         title = (self.config.get("report") or {}).get("title")
-        return str(title or f"{self.encoder} on {self.corpus.get('name') or self.name}")
+        own = (self.config.get("corpus") or {}).get("kind") in ("folder", "manifest")
+        name = None if own else self.corpus.get("name")
+        return str(title or f"{self.encoder} on {name or self.name}")
 
     @property
     def encoder(self) -> str:

@@ -278,7 +278,7 @@ def _not_learned(run: RunData) -> str:
     starts = {name: start for name, card in run.cards.items() if (start := learned_nothing(card))}
     if not starts:
         return ""
-    names = comma_list(f"`{name}`" for name in list(starts)[:MOST_NAMED])
+    names = comma_list(list(starts)[:MOST_NAMED])
     more = f" and {len(starts) - MOST_NAMED} others" if len(starts) > MOST_NAMED else ""
     kinds = comma_list(dict.fromkeys(starts.values()))
     return (
