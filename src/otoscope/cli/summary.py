@@ -65,7 +65,7 @@ def summary_tables(summary: RunSummary) -> str:
     strict = strict_table(StrictResults.of(results.rows))
     stored = RunFolder(summary.run).predictions
     predictions = read_table(stored) if stored.is_file() else None
-    tables = [probe_table(results, predictions), *sparsity_tables(results, predictions), strict]
+    tables = [probe_table(results, predictions), *sparsity_tables(results), strict]
     for table in filter(None, tables):
         console.print(table)
         console.print()
@@ -109,11 +109,11 @@ PER_GROUP = "% per group"
 def _per_group(rows: pl.DataFrame, predictions: pl.DataFrame | None) -> dict[str, list[str]]:
     """Return the cells of the column `PER_GROUP`; empty where no interval is wide for want of groups."""
     found = [accuracies_of_few_groups(predictions, row["target"], row) for row in rows.iter_rows(named=True)]
-    cells = [", ".join(f"{100 * accuracy:.0f}" for accuracy in accuracies) for accuracies in found]
+    cells = [" ".join(f"{100 * accuracy:.0f}" for accuracy in accuracies) for accuracies in found]
     return {PER_GROUP: cells} if any(cells) else {}
 
 
-def sparsity_tables(results: ResultsTable, predictions: pl.DataFrame | None = None) -> list[Table]:
+def sparsity_tables(results: ResultsTable) -> list[Table]:
     """Return accuracy and explained variance by sparsity, per pooling, at the layer chosen on validation groups."""
     codes = results.where(representation=CODES)
     scored = codes.where(metric="probe_balanced_accuracy", split="valid")
@@ -124,28 +124,23 @@ def sparsity_tables(results: ResultsTable, predictions: pl.DataFrame | None = No
     best = scored.where(target=label).rows.sort("value", descending=True).row(0, named=True)
     chosen = codes.where(layer=best["layer"], seed=best["seed"])
     poolings = sorted(set(chosen.values("pooling")))
-    tested = [chosen.where(pooling=pooling, split="test") for pooling in poolings]
-    return [_sparsity_table(results, codes, label, predictions) for codes in tested]
+    return [_sparsity_table(results, chosen.where(pooling=pooling, split="test"), label) for pooling in poolings]
 
 
-def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str, predictions: pl.DataFrame | None) -> Table:
+def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> Table:
     explained = {row["sae_id"]: row["value"] for row in codes.where(metric="explained_variance")}
     of_layer = {name: codes.values(name)[0] for name in ("layer", "pooling")}
     of_components = results.where(metric="explained_variance", representation="pca", split="test", **of_layer)
     components = {row["k"]: row["value"] for row in of_components}
     accuracy = codes.where(metric="probe_accuracy", target=label).rows
-    accuracy = accuracy.sort("protocol", "preset", "latents", "sparsity")
-    per_group = _per_group(accuracy, predictions)
     # a column appears only where the SAEs differ in it
     varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
     title = f"Sparse codes of layer {of_layer['layer']} ({of_layer['pooling'].replace('_', ' ')}), {label}"
-    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, *per_group, "explained", "PCA at k")
-    for at, row in enumerate(accuracy.iter_rows(named=True)):
+    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained", "PCA at k")
+    for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
         shares = [explained.get(row["sae_id"]), components.get(row["k"])]
         settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
-        own = (cells[at] for cells in per_group.values())
-        explained_cells = ("" if share is None else f"{share:.3f}" for share in shares)
-        table.add_row(*settings, *_probe_cells(row), *own, *explained_cells)
+        table.add_row(*settings, *_probe_cells(row), *("" if share is None else f"{share:.3f}" for share in shares))
     return table
 
 
@@ -191,6 +186,6 @@ def strict_table(results: StrictResults) -> Table | None:
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=None, title_justify="left")
     for name in columns:
-        # names of the user stay whole; numbers and headings may take two lines
-        table.add_column(name, justify="right", no_wrap=name == "preset", overflow="fold")
+        # names of the user and intervals stay whole; other numbers and headings may take two lines
+        table.add_column(name, justify="right", no_wrap=name in ("preset", "95 % interval"), overflow="fold")
     return table
