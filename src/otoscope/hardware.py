@@ -67,11 +67,11 @@ def column_sums(rows: "Tensor") -> "Tensor":
     return rows.sum(dim=0, dtype=dtype).cpu().double()
 
 
-def flop_per_s(device: "torch.device | None" = None, dtype: "torch.dtype | None" = None) -> float:
-    """Measure the rate of products of matrices [1024, 768] and [768, 2048], float32 by default, in operations/s."""
+def flop_per_s(device: "torch.device | None" = None, dtype: "torch.dtype | None" = None, *, rows: int = 1024) -> float:
+    """Measure the rate of products of matrices [rows, 768] and [768, 2048], float32 by default, in operations/s."""
     import torch
 
-    rows, few, width, units = 1024, 16, 768, 2048
+    few, width, units = 16, 768, 2048
     left = torch.ones(rows, width, dtype=dtype, device=device)
     right = torch.ones(width, units, dtype=dtype, device=device)
 

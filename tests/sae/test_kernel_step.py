@@ -17,7 +17,7 @@ from otoscope.sae.bank import load_progress, save_progress
 from otoscope.sae.kernel_buffers import chunk_size
 from otoscope.sae.kernel_step import (
     KernelStepper,
-    bfloat16_speed,
+    fastest_products,
     is_supported,
     pick_stepper,
 )
@@ -159,16 +159,15 @@ def test_kernel_stepper_gradients_are_those_of_float64_up_to_the_rounding_of_pro
     fast = SparseAutoencoder(width, 64, TopK(5)).train()
     fast.load_state_dict(exact.state_dict())
     steppers = [
-        KernelStepper(fast, config, dead_window_rows=100, precision=precision, table_precision=precision),
+        KernelStepper(fast, config, dead_window_rows=100, precision=precision),
         TorchStepper(exact.double(), config, dead_window_rows=100),
     ]
     for stepper, rows in zip(steppers, (x, x.double()), strict=True):
         stepper.silent_rows[:20] = 1000
         stepper.step(rows, learning_rate=0.0)
-    tolerance = 0.05 if precision == torch.bfloat16 else 1e-5
     for name in steppers[1].parameters:
         gradient, expected = (stepper.state()[f"{name}.exp_avg"] for stepper in steppers)
-        assert (gradient - expected).norm() <= tolerance * expected.norm(), name
+        assert (gradient - expected).norm() <= 0.05 * expected.norm(), name
 
 
 def started(stepper, *, preset: TrainConfig = CONFIG, k: int = 8, seed: int = 0) -> TrainingRun:
@@ -182,27 +181,12 @@ def trained(run: TrainingRun) -> float:
     return 1 - validate(finish(run).sae, run.valid_rows, run.statistics).explained_variance
 
 
-def in_precision(precision: torch.dtype, table_precision: torch.dtype):
-    def stepper(sae, config, *, dead_window_rows):
-        return KernelStepper(
-            sae, config, dead_window_rows=dead_window_rows, precision=precision, table_precision=table_precision
-        )
-
-    return stepper
-
-
-@pytest.mark.parametrize("k", [4, 16])
-def test_kernel_stepper_in_float32_matches_the_error_of_torch(k: int) -> None:
-    fast, plain = (trained(started(e, k=k)) for e in (in_precision(torch.float32, torch.float32), TorchStepper))
-    assert fast == pytest.approx(plain, rel=1e-3)
-
-
 @pytest.mark.parametrize(("precision", "dense_ratio"), [("bfloat16", 0), ("bfloat16", 20), ("float32", 0)])
 def test_kernel_stepper_with_rounded_tables_matches_the_error_of_torch(precision, dense_ratio, monkeypatch) -> None:
     # rounding leads single runs to neighbouring optima, 1 % apart; the mean difference of 16 runs is 0.3 %
-    monkeypatch.setattr(kernel_step, "dense_ratio", lambda _: dense_ratio)
-    fast = in_precision(getattr(torch, precision), torch.bfloat16)
-    errors = [[trained(started(e, k=k, seed=s)) for k in (8, 16) for s in range(4)] for e in (fast, TorchStepper)]
+    monkeypatch.setattr(kernel_step, "fastest_products", lambda: (getattr(torch, precision), dense_ratio))
+    steppers = KernelStepper, TorchStepper
+    errors = [[trained(started(e, k=k, seed=s)) for k in (8, 16) for s in range(4)] for e in steppers]
     assert np.mean(np.divide(*errors)) == pytest.approx(1.0, abs=0.01)
 
 
@@ -340,10 +324,10 @@ def test_pick_stepper_unsupported_settings_use_torch() -> None:
 
 @pytest.mark.parametrize(("bfloat_s", "precision"), [(0.1, torch.bfloat16), (0.9, torch.float32), (5.0, torch.float32)])
 def test_fastest_precision_needs_a_clear_gain(bfloat_s, precision, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel_step, "_seconds", lambda x, _: bfloat_s if x.dtype == torch.bfloat16 else 1.0)
-    bfloat16_speed.cache_clear()
+    monkeypatch.setattr(kernel_step, "flop_per_s", lambda dtype=None, **_: 1 / bfloat_s if dtype else 1.0)
+    fastest_products.cache_clear()
     picked = pick_stepper(SparseAutoencoder(8, 32, TopK(4)), TrainConfig(), dead_window_rows=100)
-    bfloat16_speed.cache_clear()
+    fastest_products.cache_clear()
     assert isinstance(picked, KernelStepper)
     assert (picked.precision, picked.table_precision) == (precision, torch.bfloat16)
     assert picked.dense_ratio == (12 if bfloat_s == 0.1 else 3)

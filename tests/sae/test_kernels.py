@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.sae import kernel_selection, kernels
-from otoscope.sae.kernel_buffers import as_table, new_table
+from otoscope.sae.kernel_tables import add_rows, as_table, multiply_rows, new_table, store_rows
 
 STEP = 1 << 21
 WIDTHS = [1, 2, 7, 16, 33, 768]
@@ -18,8 +18,8 @@ def chosen(values, k, *, guess=0):
     line = np.zeros(-(-len(pre) // kernel_selection.BLOCK) * kernel_selection.BLOCK, pre.dtype)
     kernel_selection.rectify(pre, *np.zeros((2, len(pre)), pre.dtype), line[: len(pre)])
     keys = line.view(np.int32 if line.dtype == np.float32 else np.int64)
-    places, kept = np.zeros(len(line), np.int32), np.zeros(len(line), keys.dtype)
-    count, _ = kernel_selection.choose(keys, k, guess, STEP, places, kept)
+    places, kept, rest = np.zeros(len(line), np.int32), np.zeros(len(line), keys.dtype), np.zeros(len(line), np.int32)
+    count, _ = kernel_selection.choose(keys, k, guess, STEP, places, kept, rest)
     assert (kept[:count] == keys[places[:count]]).all()
     return places[:count]
 
@@ -56,7 +56,7 @@ def test_choose_orders_infinity_first_and_never_takes_nan():
 def test_store_row_rounds_as_torch_does(width):
     lines = torch.randn(5, width, generator=torch.Generator().manual_seed(width)) * 1e3
     table = new_table(5, width, torch.bfloat16)
-    kernels.store_rows(lines.numpy(), as_table(table))
+    store_rows(lines.numpy(), as_table(table))
     stored = unpacked(as_table(table))
     assert (stored[:, :width] == lines.bfloat16().float().numpy()).all()
     assert not stored[:, width:].any()
@@ -72,7 +72,7 @@ def tables(width, *, rows=40):
     """Return the same rows as a plain and as a packed table, and the padded rows that each holds."""
     lines = np.random.default_rng(width).standard_normal((rows, width)).astype(np.float32)
     packed = as_table(new_table(rows, width, torch.bfloat16))
-    kernels.store_rows(lines, packed)
+    store_rows(lines, packed)
     return [(lines, lines), (packed, unpacked(packed))]
 
 
@@ -84,10 +84,10 @@ def test_add_rows_and_multiply_rows_take_the_listed_rows(width, count):
     weight = rng.standard_normal(count + 6).astype(np.float32)
     for table, rows in tables(width):
         total = np.ones(rows.shape[1], np.float32)
-        kernels.add_rows(total, table, index, weight, 3, 3 + count)
+        add_rows(total, table, index, weight, 3, 3 + count)
         np.testing.assert_allclose(total, 1 + weight[3 : 3 + count] @ rows[index[3 : 3 + count]], rtol=1e-4, atol=1e-4)
         line, out = rng.standard_normal(rows.shape[1]).astype(np.float32), np.zeros(count + 6, np.float32)
-        kernels.multiply_rows(out, line, table, index, 3, 3 + count)
+        multiply_rows(out, line, table, index, 3, 3 + count)
         np.testing.assert_allclose(out[3 : 3 + count], rows[index[3 : 3 + count]] @ line, rtol=1e-4, atol=1e-3)
         assert not out[:3].any()
         assert not out[3 + count :].any()
@@ -101,8 +101,8 @@ def test_adam_takes_the_steps_of_torch():
     first, second = np.zeros(50), np.zeros(50)
     for step in range(1, 6):
         gradient = rng.standard_normal(50)
-        numbers = kernels.AdamNumbers(0.01 / (1 - 0.9**step), 0.9, 0.99, (1 - 0.99**step) ** -0.5, 1e-8, 1 - 0.01 * 0.1)
-        kernels.adam(value, first, second, gradient, numbers, numbers.keep)
+        numbers = kernels.AdamNumbers(rate=0.01 / (1 - 0.9**step), beta2=0.99, unbias=(1 - 0.99**step) ** -0.5)
+        kernels.adam(value, first, second, gradient, numbers, 1 - 0.01 * 0.1)
         reference.grad = torch.tensor(gradient)
         optimiser.step()
     np.testing.assert_allclose(value, reference.detach().numpy(), rtol=1e-12)

@@ -1,20 +1,23 @@
-"""Arrays of a training step with kernels: sizes, tables, and the workspace of batches of one size."""
-
-from dataclasses import dataclass
-from typing import NamedTuple
+"""Arrays of a training step with kernels, for batches of one size."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otoscope.sae import kernel_selection, kernels
+from otoscope.sae.kernel_selection import BLOCK, Scratch
+from otoscope.sae.kernel_tables import Array, as_table, new_table
 from otoscope.sae.kernel_thresholds import ThresholdSums
-from otoscope.sae.kernels import Array, ByLatent, Dense, Entries, Scratch
+from otoscope.sae.kernels import Entries, GradientSums
+from otoscope.sae.model import SparseAutoencoder
+from otoscope.sae.sparsifiers.penalised import Gated
+from otoscope.sae.sparsifiers.topk import TopK
 
 CHUNK = 256
 """Most rows that are encoded together: their pre-activations stay in the cache until the selection."""
 FEW_ROWS = 64
 """Up to this number of rows, products are divided by latents: every product of fewer rows would read all filters."""
+BLOCKS = 8
+"""Parts of the latents in the products of gradients; their number is fixed, which keeps sums the same."""
 
 
 def chunk_size(rows: int) -> int:
@@ -26,121 +29,90 @@ def chunk_size(rows: int) -> int:
     return min(CHUNK, -(-rows // 4))
 
 
-class Shape(NamedTuple):
-    """Sizes of a step's arrays, and their types."""
+class Workspace:
+    """Arrays of batches of one size, reused in every step.
 
-    rows: int
-    width: int
-    latents: int
-    dtype: np.dtype[np.floating]
-    table: torch.dtype
+    Rows are decoded in `levels`, the last one as a matrix if `dense`, and the dead latents with `aux_k` entries, or
+    without AuxK none. Products have the precision of the tables `filters` and `atoms`.
+    """
 
-    @property
-    def chunks(self) -> int:
-        """Number of chunks of a batch."""
-        return -(-self.rows // chunk_size(self.rows))
-
-    @property
-    def products(self) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-        """Parts of the product of a whole batch: ranges of rows and of latents."""
-        if self.rows > FEW_ROWS:
-            return [(self.bounds(chunk), (0, self.latents)) for chunk in range(self.chunks)]
-        part = max(FEW_ROWS, -(-self.latents // 4))
-        return [((0, self.rows), (i, min(i + part, self.latents))) for i in range(0, self.latents, part)]
+    def __init__(
+        self, sae: SparseAutoencoder, rows: int, levels: int, aux_k: int, threads: int, filters: Tensor, atoms: Tensor,
+        dense: bool,
+    ) -> None:  # fmt: skip
+        self.rows, self.width, self.latents = rows, sae.width, sae.latents
+        self.number, self.table = sae.encoder.dtype, atoms.dtype
+        self.chunks = range(-(-rows // chunk_size(rows)))
+        k, chunks = sae.sparsifier.k, len(self.chunks)
+        # pre-activations of the whole batch, or of one chunk per thread
+        self.whole = not isinstance(sae.sparsifier, TopK) or rows <= FEW_ROWS
+        number, size = (1, rows) if self.whole else (threads, chunk_size(rows))
+        self.pre = [torch.empty(size, sae.latents, dtype=filters.dtype) for _ in range(number)]
+        self.inputs = new_table(rows, sae.width, self.table)
+        self.main, self.aux = self._entries(k, levels, gathered=levels - dense), self._entries(aux_k, 1)
+        self.last_residuals = torch.from_numpy(self.main.residuals).view(self.table)[levels - 1 :: levels]
+        # open gates have the entries of `main`, without levels
+        self.gates = self._entries(k if isinstance(sae.sparsifier, Gated) else 0, 1)
+        self.none = self._entries(0, 1)
+        # without rows unless the last level is a matrix: its codes, products of residuals and atoms, and of codes and
+        # atoms, and gradients of a part of the latents per thread
+        matrix, part = (rows, -(-sae.latents // BLOCKS)) if dense else (0, 0)
+        self.dense_counts = np.zeros((chunks, sae.latents), np.int64)
+        self.codes, self.slopes = torch.zeros(2, matrix, sae.latents, dtype=self.table)
+        self.rebuilt = new_table(matrix, sae.width, self.table)
+        self.products = [new_table(part, sae.width, self.table) for _ in range(threads)]
+        self.sums = self._zeros(chunks, sae.width)
+        active = np.zeros((chunks, sae.latents), np.int64)
+        self.thresholds = ThresholdSums(self._zeros(0), active, *self._zeros(2, chunks, sae.latents))
+        self.scratch = [self._scratch(levels) for _ in range(threads)]
+        self.resize(rows * k)
 
     def bounds(self, chunk: int) -> tuple[int, int]:
         """Return the first row of a chunk and the row after its last."""
         size = chunk_size(self.rows)
         return chunk * size, min(self.rows, (chunk + 1) * size)
 
-    def entries(self, k: int, levels: int, *, dense: bool = False) -> Entries:
-        """Allocate `k` entries per row, the last level as a matrix if `dense`; 0 leaves everything empty."""
-        rows, chunks = (self.rows, self.chunks) if k else (0, 0)
+    def resize(self, size: int) -> None:
+        """Allocate this number of entries, and the gradients of filters and atoms as sums over `main` and `aux`."""
+        latent, (code, slope, pre, gate_slope) = np.zeros(size, np.uint32), self._zeros(4, size)
+        self.main = self.main._replace(latent=latent, code=code, slope=slope)
+        self.thresholds = self.thresholds._replace(pre=pre)
+        self.gates = self.gates._replace(latent=latent, code=pre, slope=gate_slope)
+        self.filter_sums: list[GradientSums] = []
+        self.atom_sums: list[GradientSums] = []
+        for entries in (self.main, self.aux):
+            number = len(entries.code) if entries.gathered else 0
+            offsets = np.zeros(self.latents + 1 if number else 0, np.int64)
+            row, residual = np.zeros((2, number), np.uint32)
+            residual = row if entries.squares.shape[1] == 1 else residual
+            self.filter_sums.append(GradientSums(as_table(self.inputs), offsets, row, self._zeros(number)))
+            self.atom_sums.append(GradientSums(entries.residuals, offsets, residual, self._zeros(number)))
+
+    def _zeros(self, *shape: int) -> Array:
+        return torch.zeros(shape, dtype=self.number).numpy()  # starts on a cache line, unlike NumPy's
+
+    def _entries(self, k: int, levels: int, *, gathered: int = 1) -> Entries:
+        """Allocate `k` entries per row; 0 leaves everything empty."""
+        rows, chunks = (self.rows, len(self.chunks)) if k else (0, 0)
         return Entries(
             bounds=np.zeros((rows, levels + 1), np.int64),
             latent=np.zeros(rows * k, np.uint32),
-            code=np.zeros(rows * k, self.dtype),
-            slope=np.zeros(rows * k, self.dtype),
+            code=self._zeros(rows * k),
+            slope=self._zeros(rows * k),
             counts=np.zeros((chunks, self.latents), np.int64),
             residuals=as_table(new_table(rows * levels, self.width, self.table)),
-            squares=np.zeros((rows, levels), self.dtype),
-            gathered=levels - dense,
+            squares=self._zeros(rows, levels),
+            gathered=gathered,
         )
 
-    def dense(self, rows: int) -> Dense:
-        """Allocate the matrices of this number of rows, all or none."""
-        codes, slopes = torch.zeros(2, rows, self.latents, dtype=self.table)
-        chunks = self.chunks if rows else 0
-        return Dense(
-            as_bits(codes),
-            as_bits(slopes),
-            as_table(new_table(rows, self.width, self.table)),
-            counts=np.zeros((chunks, self.latents), np.int64),
-            sums=np.zeros((chunks, self.latents), self.dtype),
-        )
-
-    def ordered(self, k: int, levels: int, *, used: bool = True) -> ByLatent:
-        """Allocate `k` entries per row in the order of latents, without latents unless `used`."""
-        offsets, value = np.zeros(self.latents + 1 if used else 0, np.int64), np.zeros((2, self.rows * k), self.dtype)
-        row = np.zeros(self.rows * k, np.uint32)
-        return ByLatent(offsets, row, row if levels == 1 else np.zeros_like(row), *value)
-
-    def scratch(self, levels: int) -> Scratch:
-        """Allocate the buffers of one thread."""
-        number, integer = (torch.float32, torch.int32) if self.dtype == np.float32 else (torch.float64, torch.int64)
-        keys = torch.zeros(-(-self.latents // kernel_selection.BLOCK) * kernel_selection.BLOCK, dtype=integer).numpy()
-        columns = kernels.columns_of(as_table(new_table(1, self.width, self.table)))
+    def _scratch(self, levels: int) -> Scratch:
+        integer = torch.int32 if self.number == torch.float32 else torch.int64
+        keys = torch.zeros(-(-self.latents // BLOCK) * BLOCK, dtype=integer).numpy()
         return Scratch(
-            codes=keys.view(self.dtype)[: self.latents],
+            codes=keys.view(self.main.code.dtype)[: self.latents],
             keys=keys,
             places=np.zeros(self.latents, np.int32),
             chosen=np.zeros(self.latents, keys.dtype),
-            lines=torch.zeros(levels + 1, columns, dtype=number).numpy(),  # starts on a cache line, unlike NumPy's
+            rest=np.zeros(self.latents, np.int32),
+            lines=self._zeros(levels + 1, self.inputs.shape[1]),
         )
-
-
-def new_table(rows: int, width: int, precision: torch.dtype) -> Tensor:
-    """Allocate a table for products and kernels; rows of bfloat16 have an even number of columns."""
-    return torch.zeros(rows, width + width % 2 if precision == torch.bfloat16 else width, dtype=precision)
-
-
-def as_table(values: Tensor) -> Array:
-    """Return a table as an array that shares its memory; bfloat16 as words of two columns."""
-    values = values.detach()
-    return values.view(torch.int32).numpy().view(np.uint32) if values.dtype == torch.bfloat16 else values.numpy()
-
-
-def as_tensor(values: Array) -> Tensor:
-    """Return a table, or an array of bits, as a tensor that shares its memory."""
-    rounded = values.dtype.kind == "u"
-    return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16) if rounded else torch.from_numpy(values)
-
-
-def as_bits(values: Tensor) -> Array:
-    """Return a tensor as an array that shares its memory; bfloat16 as its bits."""
-    return (values.view(torch.uint16) if values.dtype == torch.bfloat16 else values).numpy()
-
-
-@dataclass
-class Workspace:
-    """Arrays of batches of one size, reused in every step."""
-
-    shape: Shape
-    main: Entries
-    dense: Dense
-    gradients: list[Tensor]
-    """Products for the gradients of a part of the latents `[latents, width]`, per thread; without latents if none."""
-    aux: Entries
-    ordered: ByLatent
-    aux_ordered: ByLatent
-    inputs: Tensor
-    """Table of the rows; empty if they are multiplied in their own precision."""
-    pre: list[Tensor]
-    """Pre-activations: of one chunk per thread, or of the whole batch."""
-    whole: bool
-    thresholds: ThresholdSums
-    """Without entries for TopK and BatchTopK."""
-    gates: Entries
-    """Gated: open gates, as entries without levels."""
-    scratch: list[Scratch]
-    sums: Array

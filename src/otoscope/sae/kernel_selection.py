@@ -5,17 +5,38 @@ Positive floats have the order of their bits: a key is a rectified pre-activatio
 batch between threads.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.extending import intrinsic as numba_intrinsic
 
-from otoscope.sae.kernels import COMPILED, WORD, Array, Entries, Scratch, bfloat_value, emits, intrinsic
+from otoscope.sae.kernel_tables import BITS, COMPILED, Array, low_half
+from otoscope.sae.kernels import Entries
 
 BLOCK = 64
 """Keys that are compared together: a bit of a word for each. Rows of keys are padded to whole blocks with 0."""
 ONE = np.uint64(1)
+
+intrinsic = cast("Callable[[Callable[..., Any]], Callable[..., Any]]", numba_intrinsic)
+
+
+class Scratch(NamedTuple):
+    """Buffers of one thread."""
+
+    codes: Array
+    """Rectified pre-activations of a row."""
+    keys: Array
+    """The same memory as integers, padded to whole blocks."""
+    places: Array
+    """Positions of the keys that are chosen."""
+    chosen: Array
+    rest: Array
+    """Positions of the keys that are not chosen any more."""
+    lines: Array
+    """Residuals of a row's levels, and one further line `[levels + 1, columns]`."""
 
 
 @intrinsic
@@ -24,11 +45,11 @@ def bits_at_least(_context: Any, keys: Any, _start: Any, _bound: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, values[0])
-        lanes = ir.VectorType(values[2].type, BLOCK)
+        lanes, word = ir.VectorType(values[2].type, BLOCK), ir.IntType(32)
         place = builder.bitcast(builder.gep(array.data, [values[1]]), lanes.as_pointer())
         block = builder.load(place, align=keys.dtype.bitwidth // 8)
-        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), values[2], WORD(0))
-        bound = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(WORD, BLOCK), [0] * BLOCK))
+        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), values[2], word(0))
+        bound = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(word, BLOCK), [0] * BLOCK))
         return builder.bitcast(builder.icmp_signed(">=", block, bound), ir.IntType(BLOCK))
 
     return types.uint64(keys, types.int64, keys.dtype), emit
@@ -38,10 +59,10 @@ def bits_at_least(_context: Any, keys: Any, _start: Any, _bound: Any) -> Any:
 def lowest_bit(_context: Any, _bits: Any) -> Any:
     """Return the position of the lowest bit of a number above 0."""
 
-    def count(builder: Any, bits: Any) -> Any:
-        return builder.cttz(bits, ir.IntType(1)(1))
+    def emit(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
+        return builder.cttz(values[0], ir.IntType(1)(1))
 
-    return types.int64(types.uint64), emits(count)
+    return types.int64(types.uint64), emit
 
 
 @njit(**COMPILED)
@@ -52,7 +73,7 @@ def rectify(pre: Array, bias: Array, lower: Array, line: Array) -> None:
     """
     zero = line.dtype.type(0)
     for j in range(line.shape[0]):
-        value = bfloat_value(pre[j]) + bias[j]
+        value = (low_half(pre[j]) if pre.dtype == BITS else pre[j]) + bias[j]
         line[j] = value if value > lower[j] else zero
 
 
@@ -101,11 +122,29 @@ def kth_largest(keys: Array, k: int, low: int) -> int:
 
 
 @njit(**COMPILED)
-def choose(keys: Array, k: int, guess: int, step: int, places: Array, chosen: Array) -> tuple[int, int]:
+def keep_largest(k: int, low: int, places: Array, chosen: Array, rest: Array) -> int:
+    """Keep the k largest of more than k keys, which are all at least `low`, in their order; return the smallest.
+
+    Of equal keys the lowest position wins. `rest` receives the positions of the others.
+    """
+    limit = kth_largest(chosen, k, low)
+    room, kept = k - count_at_least(chosen, limit + 1), 0
+    for i in range(chosen.shape[0]):
+        place, key = places[i], chosen[i]
+        tied = (key == limit) & (room > 0)
+        rest[i - kept] = place  # overwritten if this key is kept
+        places[kept], chosen[kept] = place, key
+        room -= tied
+        kept += (key > limit) | tied
+    return limit
+
+
+@njit(**COMPILED)
+def choose(keys: Array, k: int, guess: int, step: int, places: Array, chosen: Array, rest: Array) -> tuple[int, int]:
     """Write the ascending positions of the k largest keys above 0 to `places`; return their number and a new guess.
 
     Of equal keys the lowest position wins. `guess` speeds the search: the threshold of a similar row, lowered by
-    `step`; the result does not depend on it. `chosen` receives the keys.
+    `step`; the result does not depend on it. `chosen` receives the keys; `rest` is a buffer.
     """
     limit, fall = max(guess, 1), step
     count = positions_at_least(keys, limit, places)
@@ -116,69 +155,42 @@ def choose(keys: Array, k: int, guess: int, step: int, places: Array, chosen: Ar
         chosen[i] = keys[places[i]]
     if count <= k:
         return count, limit
-    limit = kth_largest(chosen[:count], k, limit)
-    room = k - count_at_least(chosen[:count], limit + 1)
-    kept = 0
-    for i in range(count):
-        key = chosen[i]
-        tied = (key == limit) & (room > 0)
-        places[kept], chosen[kept] = places[i], key
-        room -= tied
-        kept += (key > limit) | tied
-    return kept, limit - step
+    return k, keep_largest(k, limit, places, chosen[:count], rest) - step
 
 
 @njit(**COMPILED)
 def select_rows(
-    pre: Array, bias: Array, lower: Array, among: Array, ends: Array, budgets: Array, entries: Entries,
-    scratch: Scratch, step: int, first: int,
+    pre: Array, bias: Array, lower: Array, ends: Array, budgets: Array, entries: Entries, scratch: Scratch, step: int,
+    first: int,
 ) -> None:  # fmt: skip
-    """Choose the `budgets[-1]` largest latents of every row of `pre`, which start at row `first` of the batch.
+    """Choose the `budgets[-1]` largest latents above `lower` of every row of `pre`, which start at row `first`.
 
-    Only the latents for which `among` is true are chosen, unless it is empty. The levels are the nested `budgets` of
-    largest entries, or, if there is only one budget, the latents up to `ends`.
+    The levels are the nested `budgets` of largest entries, or, if there is only one budget, the latents up to `ends`.
     """
-    guess, k = 0, int(budgets[budgets.shape[0] - 1])
+    places, chosen, rest = scratch.places, scratch.chosen, scratch.rest
+    guess, last = 0, budgets.shape[0] - 1
+    k = int(budgets[last])
     for i in range(pre.shape[0]):
+        bounds, start = entries.bounds[first + i], (first + i) * k
         rectify(pre[i], bias, lower, scratch.codes)
-        for j in range(among.shape[0]):
-            scratch.codes[j] *= among[j]
-        guess = write_chosen(first + i, k, guess, step, ends, budgets, entries, scratch)
-
-
-@njit(**COMPILED)
-def write_chosen(
-    row: int, k: int, guess: int, step: int, ends: Array, budgets: Array, entries: Entries, scratch: Scratch
-) -> int:
-    """Write the entries of one row from its keys, sorted by level; return the next guess."""
-    bounds, places, chosen = entries.bounds[row], scratch.places, scratch.chosen
-    count, guess = choose(scratch.keys, k, guess, step, places, chosen)
-    start = row * k
-    bounds[0] = start
-    if budgets.shape[0] == 1:
-        for i in range(count):
-            entries.latent[start + i] = places[i]
-            entries.code[start + i] = scratch.codes[places[i]]
-        bound_levels(bounds, entries.latent, ends, count)
-        return guess
-    # smaller budgets: entries above a budget's threshold go first; the lowest position wins among equal keys
-    done = 0
-    for level in range(budgets.shape[0]):
-        budget = min(budgets[level], count)
-        limit, room = 1, budget
-        if budget < count:
-            limit = kth_largest(chosen[:count], budget, 1)
-            room = budget - count_at_least(chosen[:count], limit + 1)
-        for i in range(count):
-            if chosen[i] > limit or (chosen[i] == limit and room > 0):
-                room -= chosen[i] == limit
-                if places[i] >= 0:
-                    entries.latent[start + done] = places[i]
-                    entries.code[start + done] = scratch.codes[places[i]]
-                    places[i] = -1
-                    done += 1
-        bounds[level + 1] = start + done
-    return guess
+        count, guess = choose(scratch.keys, k, guess, step, places, chosen, rest)
+        total, bounds[0] = count, start
+        for level in range(last, 0, -1):
+            bounds[level + 1] = start + count
+            budget = min(budgets[level - 1], count)
+            if budget < count:
+                keep_largest(budget, 1, places, chosen[:count], rest)
+                for n in range(count - budget):
+                    entries.latent[start + budget + n] = rest[n]
+                count = budget
+        for n in range(count):
+            entries.latent[start + n] = places[n]
+        for e in range(start, start + total):
+            entries.code[e] = scratch.codes[entries.latent[e]]
+        if last:
+            bounds[1] = start + count
+        else:
+            bound_levels(bounds, entries.latent, ends, count)
 
 
 @njit(**COMPILED)
@@ -192,14 +204,6 @@ def bound_levels(bounds: Array, latent: Array, ends: Array, count: int) -> None:
 
 
 @njit(**COMPILED)
-def bound_rows(bounds: Array, latent: Array, ends: Array, starts: Array, first: int, last: int) -> None:
-    """Set the bounds of the levels of listed rows, whose entries start at `starts`."""
-    for row in range(first, last):
-        bounds[row, 0] = starts[row]
-        bound_levels(bounds[row], latent, ends, starts[row + 1] - starts[row])
-
-
-@njit(**COMPILED)
 def count_rows(pre: Array, bias: Array, lower: Array, limit: int, counts: Array, scratch: Scratch, first: int) -> None:
     """Count the keys of each row that are at least `limit`."""
     for i in range(pre.shape[0]):
@@ -209,20 +213,30 @@ def count_rows(pre: Array, bias: Array, lower: Array, limit: int, counts: Array,
 
 @njit(**COMPILED)
 def list_rows(
-    pre: Array,
-    bias: Array,
-    lower: Array,
-    limit: int,
-    starts: Array,
-    latent: Array,
-    keys: Array,
-    scratch: Scratch,
+    pre: Array, bias: Array, lower: Array, limit: int, starts: Array, ends: Array, entries: Entries, scratch: Scratch,
     first: int,
-) -> None:
-    """List the latents and keys of each row that are at least `limit`, ascending, from `starts[row]`."""
+) -> None:  # fmt: skip
+    """List the latents and codes of each row whose keys are at least `limit`, ascending, from `starts[row]`."""
     for i in range(pre.shape[0]):
+        bounds, start = entries.bounds[first + i], starts[first + i]
         rectify(pre[i], bias, lower, scratch.codes)
-        count, start = positions_at_least(scratch.keys, limit, scratch.places), starts[first + i]
+        count = positions_at_least(scratch.keys, limit, scratch.places)
         for n in range(count):
-            latent[start + n] = scratch.places[n]
-            keys[start + n] = scratch.keys[scratch.places[n]]
+            entries.latent[start + n] = scratch.places[n]
+            entries.code[start + n] = scratch.codes[scratch.places[n]]
+        bounds[0] = start
+        bound_levels(bounds, entries.latent, ends, count)
+
+
+def keep_in_batch(entries: Entries, number: int, wanted: int) -> Array:
+    """Keep the `wanted` largest of `number` listed entries, of equal ones the first; return the smallest, or 0."""
+    latent, code = entries.latent[:number], entries.code[:number]
+    smallest, kept = np.zeros(1, code.dtype), np.ones(number, bool)
+    if number >= wanted:
+        smallest[0] = np.partition(code, number - wanted)[number - wanted]
+        kept = code > smallest
+        kept[np.flatnonzero(code == smallest)[: wanted - kept.sum()]] = True
+    before = np.concatenate([[0], np.cumsum(kept)])
+    latent[: before[-1]], code[: before[-1]] = latent[kept], code[kept]
+    entries.bounds[...] = before[entries.bounds]
+    return smallest

@@ -6,12 +6,12 @@ gradients for the threshold alone. The code of an entry is `gain * pre + shift` 
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
 
-from otoscope.sae.kernels import COMPILED, Array, Entries, clear
+from otoscope.sae.kernel_tables import COMPILED, Array
+from otoscope.sae.kernels import Entries
 from otoscope.sae.sparsifiers.penalised import Gated, JumpReLU
 
 
@@ -41,11 +41,11 @@ class ThresholdSums(NamedTuple):
 
 
 @njit(**COMPILED)
-def set_codes(entries: Entries, sums: ThresholdSums, limits: Limits, chunk: int, first: int, last: int) -> None:
-    """Replace the pre-activations of the entries of one chunk by codes; count the active ones."""
+def set_codes(entries: Entries, sums: ThresholdSums, limits: Limits, chunk: int, start: int, stop: int) -> None:
+    """Replace the pre-activations of the entries of one chunk, from `start` to `stop`, by codes; count active ones."""
     active, zero = sums.active[chunk], entries.code.dtype.type(0)
-    clear(active)
-    for e in range(entries.bounds[first, 0], entries.bounds[last - 1, entries.gathered]):
+    active[:] = 0
+    for e in range(start, stop):
         latent, pre = entries.latent[e], entries.code[e]
         code = limits.gain[latent] * pre + limits.shift[latent]
         on = code > limits.cut[latent]
@@ -57,8 +57,7 @@ def set_codes(entries: Entries, sums: ThresholdSums, limits: Limits, chunk: int,
 def jump_slopes(entries: Entries, sums: ThresholdSums, limits: Limits, chunk: int, first: int, last: int) -> None:
     """Sum and count the slopes in the window of each latent; keep the slopes of active entries."""
     slopes, near = sums.first[chunk], sums.second[chunk]
-    clear(slopes)
-    clear(near)
+    slopes[:], near[:] = 0, 0
     for e in range(entries.bounds[first, 0], entries.bounds[last - 1, entries.gathered]):
         latent = entries.latent[e]
         if sums.pre[e] < limits.upper[latent]:
@@ -74,8 +73,7 @@ def gated_slopes(
 ) -> None:
     """Sum the slopes of magnitudes for shift and stretch; set those of pre-activations from magnitude and gate."""
     shift, stretch = sums.first[chunk], sums.second[chunk]
-    clear(shift)
-    clear(stretch)
+    shift[:], stretch[:] = 0, 0
     for e in range(entries.bounds[first, 0], entries.bounds[last - 1, entries.gathered]):
         latent, slope = entries.latent[e], gates.slope[e] + limits.cost[entries.latent[e]]
         if entries.code[e] > 0:
@@ -91,12 +89,10 @@ def step_limits(sparsifier: JumpReLU | Gated, decoder: Tensor) -> Limits:
     zero = torch.zeros_like(decoder[:, 0])
     if isinstance(sparsifier, JumpReLU):
         log, half = sparsifier.log_threshold.detach(), sparsifier.bandwidth / 2
-        return _limits((log - half).exp(), zero + 1, zero, log.exp(), (log + half).exp(), zero)
-    return _limits(zero, sparsifier.stretch.detach().exp(), sparsifier.shift.detach(), zero, zero, zero)
-
-
-def _limits(*values: Tensor) -> Limits:
-    return Limits(*(value.numpy() for value in values))
+        limits = (log - half).exp(), zero + 1, zero, log.exp(), (log + half).exp(), zero
+    else:
+        limits = zero, sparsifier.stretch.detach().exp(), sparsifier.shift.detach(), zero, zero, zero.clone()
+    return Limits(*(limit.numpy() for limit in limits))
 
 
 def gate_cost(sparsifier: Gated, decoder: Tensor) -> Array:
@@ -104,9 +100,7 @@ def gate_cost(sparsifier: Gated, decoder: Tensor) -> Array:
     return (sparsifier.strength.weight * decoder.norm(dim=1) * (decoder.shape[1] / 2)).to(decoder.dtype).numpy()
 
 
-def threshold_gradients(
-    sparsifier: JumpReLU | Gated, sums: ThresholdSums, *, rows: int, scale: float
-) -> dict[str, Array]:
+def threshold_gradients(sparsifier: JumpReLU | Gated, sums: ThresholdSums, rows: int, scale: float) -> dict[str, Array]:
     """Return the gradients of the sparsifier's parameters; `scale` is that of slopes."""
     first, second = sums.first.sum(axis=0), sums.second.sum(axis=0)
     if isinstance(sparsifier, Gated):
@@ -115,10 +109,3 @@ def threshold_gradients(
     weight = float(sparsifier.strength.weight) / rows
     gradient = -(threshold * first * scale + weight * second) / sparsifier.bandwidth
     return {"sparsifier.log_threshold": gradient.astype(threshold.dtype)}
-
-
-def empty_sums(entries: int, chunks: int, latents: int, dtype: np.dtype[np.floating]) -> ThresholdSums:
-    """Allocate sums for this number of entries."""
-    return ThresholdSums(
-        np.zeros(entries, dtype), np.zeros((chunks, latents), np.int64), *np.zeros((2, chunks, latents), dtype)
-    )
