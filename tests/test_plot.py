@@ -9,9 +9,9 @@ import vl_convert as vlc
 
 import otoscope
 from otoscope import plot
-from otoscope.artifacts import read_table
+from otoscope.artifacts import read_table, write_table
 from otoscope.corpus.audio import write_audio
-from otoscope.errors import EvaluationError
+from otoscope.errors import EvaluationError, IncompleteArtifact
 from otoscope.explain.card_tables import RESPONSES
 from otoscope.explain.causal_curves import SWEEPS
 from otoscope.explain.matching import match_codes
@@ -220,6 +220,14 @@ def test_splice_has_a_panel_per_quantity_with_a_share() -> None:
         (name, k) for name in ("reconstruction", "random atoms") for k in (20, 51)
     }
     assert max(point["high"] for point in drawn) == 1.5
+
+
+@pytest.mark.parametrize(("table", "state"), [(None, "is missing"), (pl.DataFrame(schema=SCORES), "has no rows")])
+def test_splice_of_a_run_without_the_step_names_the_reason(tmp_path: Path, table: pl.DataFrame | None, state: str):
+    if table is not None:
+        write_table(tmp_path / "explain" / "splice.parquet", table)
+    with pytest.raises(IncompleteArtifact, match=rf"splice.parquet {state}: `explain` has not run, or its step was"):
+        plot.splice(tmp_path)
 
 
 def test_matching_draws_partners_beside_the_null_for_each_dictionary() -> None:

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from otoscope.artifacts import read_json_as, read_table
 from otoscope.corpus.audio import load_audio, resample
 from otoscope.encoders.base import Encoder
-from otoscope.errors import EvaluationError, suggest
+from otoscope.errors import EvaluationError, IncompleteArtifact, suggest
 from otoscope.explain.spectrogram import spectrogram, to_png
 from otoscope.metrics.predictions import require_one_probe
 from otoscope.metrics.results import HasResults, ResultsTable, load_results
@@ -362,7 +362,14 @@ def _wave(
 def _explained(table: pl.DataFrame | str | Path, name: str) -> pl.DataFrame:
     if isinstance(table, pl.DataFrame):
         return table
-    return read_table(user_path(table) / "explain" / f"{name}.parquet")
+    path = user_path(table) / "explain" / f"{name}.parquet"
+    rows = read_table(path) if path.is_file() else None
+    if rows is None or rows.is_empty():
+        state = "is missing" if rows is None else "has no rows"
+        raise IncompleteArtifact(
+            f"{path} {state}: `explain` has not run, or its step was skipped; `otoscope explain {table}` prints why"
+        )
+    return rows
 
 
 def _require_latent(rows: pl.DataFrame, latent: int, what: str) -> None:

@@ -18,9 +18,9 @@ import yaml
 from rich.console import Console
 
 from otoscope.cli.main import app
-from otoscope.cli.progress import TerminalProgress
 from otoscope.config import load_config
 from otoscope.pipeline.stages import STAGES
+from otoscope.runs.terminal import TerminalProgress
 from tests.support.calling import call
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
@@ -181,11 +181,11 @@ def test_console_script_runs_from_audio_to_report(tmp_path: Path, tiny: Tiny) ->
 
 
 def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otoscope.cli.progress.LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("otoscope.runs.terminal.LINE_EVERY_S", 0.0)
     bars = TerminalProgress()
     bars.start("training 2 dictionaries", 2, "dictionaries")
     bars.advance(0.2, note="layer01")
-    monkeypatch.setattr("otoscope.cli.progress.MIN_ELAPSED_S", 0.0)
+    monkeypatch.setattr("otoscope.runs.terminal.MIN_ELAPSED_S", 0.0)
     bars.advance(0.2, note="layer01")
     assert " left" not in (early := capsys.readouterr().err)
     assert "0 of 2 dictionaries (10%)" in early

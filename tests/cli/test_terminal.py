@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from otoscope.cli.progress import ProgressLine, TerminalProgress
 from otoscope.cli.summary import probe_table
 from otoscope.corpus.audio import write_audio
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.results import ResultsTable
+from otoscope.runs.terminal import ProgressLine, TerminalProgress
 from tests.support.calling import call
 from tests.support.small_runs import RATE_HZ, Tiny, tone, write_config, write_voices
 

@@ -24,8 +24,10 @@ def test_hidden_files_and_folders_are_passed_over(record, tmp_path):
     (tmp_path / ".DS_Store").write_bytes(b"?")
     found = find_audio(tmp_path)
     assert found.paths == ["x.wav"]
-    hidden = "._x.wav, .cache/y.wav, __MACOSX/sub/z.wav"
-    assert found.notes == (f"not read: 3 hidden files with names of sound: {hidden}",)
+    assert found.notes == (
+        "not read: 1 hidden file with a name of sound: ._x.wav",
+        "not read: 2 hidden folders: .cache, __MACOSX",
+    )
 
 
 def test_a_link_to_a_hidden_folder_is_followed(record, tmp_path):

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from otoscope.cli.progress import plain_console
 from otoscope.hardware import available_cores, flop_per_s
+from otoscope.runs.terminal import plain_console
 
 PACKAGES = ("otoscope", "torch", "transformers", "numpy", "scikit-learn", "soundfile", "soxr", "polars", "numba")
 

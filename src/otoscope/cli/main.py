@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otoscope.cli import doctor, reproduce, store, synth
+from otoscope.cli import Json, doctor, reproduce, store, synth
 from otoscope.cli.faults import (
     INTERRUPTED,
     STOPPED,
@@ -28,12 +28,12 @@ from otoscope.cli.faults import (
     flush_output,
     signals_as_exits,
 )
-from otoscope.cli.progress import Json, TerminalProgress
 from otoscope.errors import OtoscopeError
 from otoscope.formatting import count, one_line, printable
 from otoscope.hardware import peak_memory_bytes
 from otoscope.paths import ensure_home
 from otoscope.pipeline.stages import STAGES, Stage
+from otoscope.runs.terminal import TerminalProgress
 
 if TYPE_CHECKING:
     from otoscope.runs.cards import RunSummary

@@ -11,8 +11,9 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from otoscope.cli.progress import Json, TerminalProgress, plain_console
+from otoscope.cli import Json
 from otoscope.formatting import count
+from otoscope.runs.terminal import TerminalProgress, plain_console
 
 if TYPE_CHECKING:  # `--help` does not wait for torch
     from otoscope.reproduce.mariotte2025.estimate import ReproductionPlan

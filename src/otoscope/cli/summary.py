@@ -8,7 +8,6 @@ import polars as pl
 from rich.table import Table
 
 from otoscope.artifacts import read_table
-from otoscope.cli.progress import plain_console
 from otoscope.corpus.table import Corpus
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import count, known
@@ -20,6 +19,7 @@ from otoscope.report import evidence
 from otoscope.report.run_data import has_fold_dictionaries, read_config
 from otoscope.runs.cards import RunSummary
 from otoscope.runs.folder import RunFolder
+from otoscope.runs.terminal import plain_console
 
 
 def clip_lines(corpus: Corpus, clips: int) -> list[str]:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from otoscope.cli.progress import TerminalProgress
 from otoscope.runs.progress import progress_counter
+from otoscope.runs.terminal import TerminalProgress
 
 Singers = Annotated[int, typer.Option("--singers", help="number of singers, alternating women and men")]
 Takes = Annotated[int, typer.Option("--takes", help="clips of each technique by each singer")]

@@ -172,6 +172,7 @@ PASSED_OVER = {
     "unread": ("warning: {}", "folder that cannot be read", "folders that cannot be read"),
     "broken": ("warning: {}", "link to nothing", "links to nothing"),
     "hidden": ("not read: {}", "hidden file with a name of sound", "hidden files with names of sound"),
+    "hidden_folders": ("not read: {}", "hidden folder", "hidden folders"),
     "runs": ("not read: {}", "folder of a run", "folders of runs"),
     "repeated": ("read once: {}", "folder that a link leads to again", "folders that links lead to again"),
 }
@@ -245,9 +246,9 @@ def set_aside_table(rows: Iterable[tuple[str, str]]) -> pl.DataFrame:
 def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
     """Yield the relative path of every file that is not hidden; every real folder is entered once.
 
-    Folders that cannot be read or are runs, hidden files, and links to folders that are entered anyway are added to
-    `passed_over`. Links to folders outside `root` and to hidden ones are followed. Links to other folders inside are
-    not: those are entered by their own name.
+    Folders that cannot be read, are runs or are hidden, hidden files, and links to folders that are entered anyway are
+    added to `passed_over`. Links to folders outside `root` and to hidden ones are followed. Links to other folders
+    inside are not: those are entered by their own name.
     """
     real_root = root.resolve()
     entered: set[Path] = set()
@@ -276,9 +277,11 @@ def _walk(root: Path, passed_over: Mapping[str, list[str]]) -> Iterable[str]:
         for name in sorted(files):
             if not _is_hidden(name):
                 yield (current / name).relative_to(root).as_posix()
-    for path in hidden:
-        inside = path.rglob("*") if path.is_dir() and path.resolve() not in entered else [path]
-        passed_over["hidden"].extend(one.relative_to(root).as_posix() for one in inside if is_sound_name(one))
+    for path in hidden:  # a hidden folder may hold very many files, and is not entered
+        if not path.is_dir():
+            passed_over["hidden"].extend([path.relative_to(root).as_posix()] if is_sound_name(path) else [])
+        elif path.resolve() not in entered:
+            passed_over["hidden_folders"].append(path.relative_to(root).as_posix())
 
 
 def is_sound_name(path: PurePath) -> bool:

@@ -108,11 +108,18 @@ class AnnotatedFrames:
 
 def frequent_labels(intervals: Sequence[Sequence[AnnotatedInterval]], test: Sequence[bool]) -> list[tuple[str, str]]:
     """Return tier and label of all that have `MIN_EVENTS` intervals in test clips and as many in the others."""
+    return sorted(key for key, events in count_labels(intervals, test).items() if min(events) >= MIN_EVENTS)
+
+
+def count_labels(
+    intervals: Sequence[Sequence[AnnotatedInterval]], test: Sequence[bool]
+) -> dict[tuple[str, str], list[int]]:
+    """Return the number of intervals of each tier and label, in other clips and in test clips."""
     counts: dict[tuple[str, str], list[int]] = {}
     for of_clip, is_test in zip(intervals, test, strict=True):
         for one in of_clip:
             counts.setdefault((one.tier, one.label), [0, 0])[is_test] += 1
-    return sorted(key for key, events in counts.items() if min(events) >= MIN_EVENTS)
+    return counts
 
 
 class Units(NamedTuple):

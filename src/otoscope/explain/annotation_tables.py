@@ -17,6 +17,7 @@ from otoscope.explain.annotated_labels import (
     UNIT_COLUMNS,
     LabelExample,
     cluster_units,
+    count_labels,
     dense_units,
     frequent_labels,
     gather_annotated_frames,
@@ -45,10 +46,15 @@ EXAMPLE_COLUMNS: dict[str, Any] = {
 """Columns of the examples; `start_s` and `end_s` are relative to the clip, `audio` is a file with `MARGIN_S` more."""
 
 
+UNSCORED_COLUMNS = {"tier": pl.String(), "label": pl.String(), "events_fit": pl.Int64(), "events_test": pl.Int64()}
+"""Columns of the table of labels that have too few intervals to be scored."""
+
+
 class AnnotationTables(NamedTuple):
-    """Scores per label and kind of unit, examples of the best latents, their sounds by file name, and notes."""
+    """Scores per label and kind of unit, unscored labels, examples of the best latents, sounds by file name, notes."""
 
     labels: pl.DataFrame
+    unscored: pl.DataFrame
     examples: pl.DataFrame
     sounds: Mapping[str, Sound]
     notes: Sequence[str]
@@ -72,9 +78,17 @@ def annotation_tables(
     intervals, notes = _read_intervals(corpus, annotations, tiers)
     splits, groups = corpus.clips["split"].to_list(), corpus.clips["group"].to_list()
     positions = choose_annotated(corpus, list(intervals), clips=clips)
-    if not frequent_labels([intervals[i] for i in positions], [splits[i] == "test" for i in positions]):
+    is_test = [splits[i] == "test" for i in positions]
+    counts = count_labels([intervals[i] for i in positions], is_test)
+    scored = frequent_labels([intervals[i] for i in positions], is_test)
+    known = {(one.tier, one.label) for of_clip in intervals.values() for one in of_clip}
+    rows = [(*label, *counts.get(label, (0, 0))) for label in sorted(known - {*scored})]
+    unscored = pl.DataFrame(rows, schema=UNSCORED_COLUMNS, orient="row")
+    if not scored:
         examples = pl.DataFrame(schema=EXAMPLE_COLUMNS)
-        return AnnotationTables(pl.DataFrame(schema=UNIT_COLUMNS), examples, {}, [*notes, f"{SKIPPED}; {MORE}"])
+        return AnnotationTables(
+            pl.DataFrame(schema=UNIT_COLUMNS), unscored, examples, {}, [*notes, f"{SKIPPED}; {MORE}"]
+        )
     ids = [index.clip_ids[i] for i in positions]
     frames = gather_annotated_frames(
         index, positions, [intervals[i] for i in positions], times_of=store.times_of, splits=splits, groups=groups
@@ -91,7 +105,7 @@ def annotation_tables(
         for one, name in zip(found, names, strict=True)
     ]
     sounds = {name: _cut(corpus, positions[one.clip], one, rate_hz) for one, name in zip(found, names, strict=True)}
-    return AnnotationTables(scores, pl.DataFrame(table, schema=EXAMPLE_COLUMNS, orient="row"), sounds, notes)
+    return AnnotationTables(scores, unscored, pl.DataFrame(table, schema=EXAMPLE_COLUMNS, orient="row"), sounds, notes)
 
 
 SKIPPED = f"explain skips annotated labels: {TOO_FEW}"

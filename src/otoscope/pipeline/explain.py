@@ -406,10 +406,14 @@ def _annotations_step(stage: ExplainedRun) -> _Step:
             run.progress.message(note)
         for name, sound in tables.sounds.items():
             write_sound(folder / name, sound)
-        return {"annotated_examples": tables.examples, "annotated_labels": tables.labels}
+        return {
+            "annotated_examples": tables.examples,
+            "annotated_labels": tables.labels,
+            "annotated_unscored": tables.unscored,
+        }
 
     inputs = fingerprint(stage.inputs, annotation_files(root), tiers, settings.clips)
-    names = ("annotated_labels", "annotated_examples")
+    names = ("annotated_labels", "annotated_examples", "annotated_unscored")
     return _Step("annotations", inputs, names, compute, folder, also=r"annotated\d+\.flac", possible=root is not None)
 
 

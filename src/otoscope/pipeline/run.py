@@ -19,6 +19,7 @@ from otoscope.runs.cards import RunSummary
 from otoscope.runs.context import Context, LazyEncoder, layers_to_extract
 from otoscope.runs.folder import RunFolder, load_corpus
 from otoscope.runs.progress import ProgressReporter, SilentReporter
+from otoscope.runs.terminal import default_progress
 from otoscope.runs.training import GridMember, training_grid
 
 
@@ -68,10 +69,11 @@ def run(
 
     Stages whose inputs and code did not change are skipped. A killed run resumes and gives the same bytes.
     `fail_fast` stops at the first clip that cannot be used. `executor` does the work of the stages `factors`,
-    `extract`, `train` and `evaluate`, by default in this process.
+    `extract`, `train` and `evaluate`, by default in this process. Without `progress`, bars and lines appear in a
+    terminal and in a notebook only; `SilentReporter()` shows none.
     """
     folder = folder if isinstance(folder, RunFolder) else RunFolder(Path(folder))
-    progress = progress or SilentReporter()
+    progress = progress or default_progress()
     start_s = time.monotonic()
     stages = stages_until(until)
     notes = _Notes(progress)

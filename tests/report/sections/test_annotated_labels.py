@@ -8,7 +8,7 @@ from otoscope.artifacts import write_table
 from otoscope.errors import DamagedArtifact
 from otoscope.explain import Sound, write_sound
 from otoscope.explain.annotated_labels import UNIT_COLUMNS
-from otoscope.explain.annotation_tables import EXAMPLE_COLUMNS
+from otoscope.explain.annotation_tables import EXAMPLE_COLUMNS, UNSCORED_COLUMNS
 from otoscope.report.figures.probes import all_figures
 from otoscope.report.page import render
 from otoscope.report.run_data import read_run
@@ -55,6 +55,21 @@ def test_labels_not_beyond_chance_are_named_beyond_twelve_rows(folder):
     assert shown is not None
     assert [row.label for row in shown.rows] == [NAME, *(f"n{i:02d}" for i in range(11))]
     assert shown.introduction.endswith("Not beyond chance, and in the file only: phones n11, phones n12, phones z.")
+
+
+def test_labels_with_too_few_intervals_are_named(folder):
+    rows = [("phones", "x", 4, 0), ("words", "Yes", 9, 2)]
+    table = pl.DataFrame(rows, schema=UNSCORED_COLUMNS, orient="row")
+    write_table(folder / "explain" / "annotated_unscored.parquet", table)
+    shown = annotated_labels(read_run(folder))
+    assert shown is not None
+    assert shown.introduction.endswith(
+        " Not scored, with fewer than 5 intervals in test groups or in the others: phones x, words Yes (2)."
+    )
+    write_table(folder / "explain" / "annotated_labels.parquet", pl.DataFrame(schema=UNIT_COLUMNS))
+    none = annotated_labels(read_run(folder))
+    assert none is not None
+    assert none.introduction.endswith("in the others: phones x, words Yes (2).")
 
 
 def test_annotated_labels_of_users_are_text_on_the_page(folder):

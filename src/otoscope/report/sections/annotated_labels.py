@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
-from otoscope.explain.annotated_labels import ALPHA, TOO_FEW
+from otoscope.explain.annotated_labels import ALPHA, MIN_EVENTS, TOO_FEW
 from otoscope.formatting import count, decimal, first_few, in_brackets
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
@@ -58,8 +58,9 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
     if not (folder / "annotated_labels.parquet").is_file():
         return None
     scores = read_table(folder / "annotated_labels.parquet")
+    unscored = _unscored(run)
     if scores.is_empty():
-        return AnnotatedLabels(f"Annotated labels are not scored: {TOO_FEW}.", [], None)
+        return AnnotatedLabels(f"Annotated labels are not scored: {TOO_FEW}.{unscored}", [], None)
     examples = read_table(folder / "annotated_examples.parquet")
     tiers = scores["tier"].n_unique() > 1
     of_latents = scores.filter(pl.col("unit") == "latent").sort(pl.col("p_value") >= ALPHA, -pl.col("f1"))
@@ -85,8 +86,21 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
                 sounds=[_sound(folder, name) for name in heard["audio"]],
             )
         )
-    introduction = f"{INTRODUCTION} {seed_sentence('annotation_f1', 'F1')}{left_out}"
+    introduction = f"{INTRODUCTION} {seed_sentence('annotation_f1', 'F1')}{unscored}{left_out}"
     return AnnotatedLabels(introduction, rows, csv_download(scores, "annotated_labels"))
+
+
+def _unscored(run: RunData) -> str:
+    """Return the labels with too few intervals and their numbers, as a sentence after a blank; empty without any."""
+    rows = run.explained("annotated_unscored")
+    if rows is None:
+        return ""
+    tiers = rows["tier"].n_unique() > 1
+    each = [f"{tier} {label}" if tiers else label for tier, label in rows.select("tier", "label").iter_rows()]
+    return (
+        f" Not scored, with fewer than {MIN_EVENTS} intervals in test groups or in the others: "
+        f"{first_few(each, FEWEST_ROWS)} ({rows.height})."
+    )
 
 
 def label_statement(p: float, groups: int) -> str:

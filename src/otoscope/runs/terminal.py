@@ -2,17 +2,15 @@
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
 from otoscope.formatting import printable
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line on standard output.")]
+from otoscope.runs.progress import ProgressReporter, SilentReporter
 
 
 def plain_console(**settings: Any) -> Console:
@@ -106,6 +104,12 @@ class TerminalProgress:
         """Print one line above the bar."""
         self.console.print(printable(text), soft_wrap=True)
         sys.stderr.flush()
+
+
+def default_progress() -> ProgressReporter:
+    """Return the reporter of a call from Python: lines and bars in a terminal and in a notebook, else nothing."""
+    progress = TerminalProgress()
+    return progress if progress.console.is_terminal or progress.console.is_jupyter else SilentReporter()
 
 
 class ProgressLine:
