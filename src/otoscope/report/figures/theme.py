@@ -95,6 +95,10 @@ def _mix(first: str, second: str, share: float) -> str:
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
 
+LABEL_SEPARATION = 6
+"""Fewest pixels between labels of an axis; those that are nearer are dropped."""
+
+
 def chart_config(*, ink: str, quiet: str, grid: str, paper: str | None) -> dict[str, Any]:
     """Return the Vega-Lite configuration that all charts share, in the given colours."""
     title = {"titleColor": ink, "titleFontSize": 12, "titleFontWeight": 500, "labelColor": quiet, "labelFontSize": 11}
@@ -102,7 +106,14 @@ def chart_config(*, ink: str, quiet: str, grid: str, paper: str | None) -> dict[
         "font": FONT,
         "background": paper,
         "view": {"stroke": None},
-        "axis": {**title, "gridColor": grid, "domainColor": quiet, "tickColor": quiet, "labelOverlap": True},
+        "axis": {
+            **title,
+            "gridColor": grid,
+            "domainColor": quiet,
+            "tickColor": quiet,
+            "labelOverlap": True,
+            "labelSeparation": LABEL_SEPARATION,
+        },
         "axisX": {"grid": False, "labelAngle": 0, "titlePadding": 8},
         "axisY": {"domain": False, "ticks": False, "titlePadding": 10},
         "legend": {
