@@ -17,7 +17,8 @@ from otoscope.cli.summary import probe_table
 from otoscope.corpus.audio import write_audio
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.results import ResultsTable
-from otoscope.runs.terminal import ProgressLine, TerminalProgress
+from otoscope.runs.progress import SilentReporter
+from otoscope.runs.terminal import ProgressLine, TerminalProgress, default_progress
 from tests.support.calling import call
 from tests.support.small_runs import RATE_HZ, Tiny, tone, write_config, write_voices
 
@@ -156,3 +157,10 @@ def test_progress_of_a_single_item_is_a_percentage() -> None:
     line = ProgressLine("training 1 dictionary", 1.0, "dictionaries")
     line.advance(0.25)
     assert line.text("layer03") == "  training 1 dictionary: 25%  layer03"
+
+
+def test_default_progress_is_silent_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert isinstance(default_progress(), SilentReporter)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert isinstance(default_progress(), TerminalProgress)
