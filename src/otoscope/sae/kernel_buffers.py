@@ -10,12 +10,11 @@ from otoscope.sae.kernel_thresholds import ThresholdSums
 from otoscope.sae.kernels import Entries, GradientSums
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.sparsifiers.penalised import Gated
-from otoscope.sae.sparsifiers.topk import TopK
 
 CHUNK = 256
-"""Most rows that are encoded together: their pre-activations stay in the cache until the selection."""
+"""Most rows of which one thread selects and decodes the latents."""
 FEW_ROWS = 64
-"""Up to this number of rows, products are divided by latents: every product of fewer rows would read all filters."""
+"""Up to this number of rows, no matrices are multiplied but those of the encoder."""
 BLOCKS = 8
 """Parts of the latents in the products of gradients; their number is fixed, which keeps sums the same."""
 
@@ -41,13 +40,10 @@ class Workspace:
         dense: bool,
     ) -> None:  # fmt: skip
         self.rows, self.width, self.latents = rows, sae.width, sae.latents
-        self.number, self.table = sae.encoder.dtype, atoms.dtype
+        self.number, self.table, self.dense = sae.encoder.dtype, atoms.dtype, dense
         self.chunks = range(-(-rows // chunk_size(rows)))
         k, chunks = sae.sparsifier.k, len(self.chunks)
-        # pre-activations of the whole batch, or of one chunk per thread
-        self.whole = not isinstance(sae.sparsifier, TopK) or rows <= FEW_ROWS
-        number, size = (1, rows) if self.whole else (threads, chunk_size(rows))
-        self.pre = [torch.empty(size, sae.latents, dtype=filters.dtype) for _ in range(number)]
+        self.pre = torch.empty(rows, sae.latents, dtype=filters.dtype)
         self.inputs = new_table(rows, sae.width, self.table)
         self.main, self.aux = self._entries(k, levels, gathered=levels - dense), self._entries(aux_k, 1)
         self.last_residuals = torch.from_numpy(self.main.residuals).view(self.table)[levels - 1 :: levels]

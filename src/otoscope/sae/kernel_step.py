@@ -151,11 +151,10 @@ class KernelStepper:
         if self.thresholded:
             self.limits = kernel_thresholds.step_limits(self.thresholded, self.sae.decoder.detach())
         self._select(inner, work, dead)
-        self.team.run(lambda thread, chunk: self._rebuild(inner, work, thread, chunk), work.chunks)
-        values = inner.numel()
+        self._decode(inner.numpy(), work)
+        values, scale = inner.numel(), 2.0 / inner.numel()
         squares = work.main.squares.sum(axis=0, dtype=np.float64)
         full = max(float(squares[-1]) / values, float(np.finfo(self.dtype).tiny))
-        scale = 2.0 / values
         self._order(work, 0, scale)
         self._order(work, 1, scale * config.aux_coefficient / full)
         self._update(work, learning_rate, scale)
@@ -177,31 +176,31 @@ class KernelStepper:
         if len(work.aux.bounds):
             lower_if_dead = np.where(dead, 0, np.inf).astype(self.dtype)
             selections.append((lower_if_dead, self.ends[-1:], np.array([self.aux_k]), work.aux))
-        counts, part = np.zeros(work.rows, np.int64), max(FEW_ROWS, -(-work.latents // 4))
-        x = inner if self.precision == inner.dtype else work.inputs
-
-        def multiply(_: int, start: int) -> None:
-            some = slice(start, start + part)
-            torch.mm(x, self.filters[some].T, out=work.pre[0][:, some])
+        counts = np.zeros(work.rows, np.int64)
 
         def select(thread: int, chunk: int) -> None:
             scratch, (first, last) = work.scratch[thread], work.bounds(chunk)
-            product = work.pre[0][first:last] if work.whole else work.pre[thread][: last - first]
-            if work.rows > FEW_ROWS:
-                store_rows(inner[first:last].numpy(), as_table(work.inputs[first:last]))
-                torch.mm(x[first:last], self.filters.T, out=product)
-            pre = as_bits(product)
+            pre = as_bits(work.pre[first:last])
             for selection in selections:
                 kernel_selection.select_rows(pre, bias, *selection, scratch, self.key_step, first)
             if not isinstance(sparsifier, TopK):
                 kernel_selection.count_rows(pre, bias, lower, self.guess, counts, scratch, first)
 
-        if work.rows <= FEW_ROWS:
-            store_rows(inner.numpy(), as_table(work.inputs))
-            self.team.run(multiply, range(0, work.latents, part))
+        store_rows(inner.numpy(), as_table(work.inputs))
+        self._multiply(inner if self.precision == inner.dtype else work.inputs, self.filters.T, work.pre)
         self.team.run(select, work.chunks)
         if not isinstance(sparsifier, TopK):
             self._list_entries(work, lower, counts)
+
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Multiply two matrices in parts of columns; with parts of rows, each would rearrange all of `right` again."""
+        part = min(1024, max(64, -(-right.shape[1] // 4)))
+
+        def multiply(_: int, start: int) -> None:
+            some = slice(start, start + part)
+            torch.mm(left, right[:, some], out=out[:, some])
+
+        self.team.run(multiply, range(0, right.shape[1], part))
 
     def _list_entries(self, work: Workspace, lower: Array, counts: Array) -> None:
         """List the pre-activations above `lower`: with BatchTopK the largest, else with their codes."""
@@ -209,14 +208,14 @@ class KernelStepper:
         wanted = sparsifier.k * work.rows if isinstance(sparsifier, BatchTopK) else 0
         while counts.sum() < wanted and self.guess > 1:
             self.guess, fall = max(self.guess - fall, 1), 2 * fall
-            kernel_selection.count_rows(as_bits(work.pre[0]), bias, lower, self.guess, counts, work.scratch[0], 0)
+            kernel_selection.count_rows(as_bits(work.pre), bias, lower, self.guess, counts, work.scratch[0], 0)
         starts = np.concatenate([[0], np.cumsum(counts)])
         if starts[-1] > len(work.main.latent):
             work.resize(int(1.25 * starts[-1]))
 
         def write(thread: int, chunk: int) -> None:
             scratch, (first, last) = work.scratch[thread], work.bounds(chunk)
-            pre = as_bits(work.pre[0][first:last])
+            pre = as_bits(work.pre[first:last])
             kernel_selection.list_rows(pre, bias, lower, self.guess, starts, self.ends, work.main, scratch, first)
             if limits:
                 kernel_thresholds.set_codes(work.main, work.thresholds, limits, chunk, starts[first], starts[last])
@@ -232,26 +231,31 @@ class KernelStepper:
             limits.cost[:] = kernel_thresholds.gate_cost(sparsifier, self.sae.decoder.detach())
             work.gates.bounds[...] = work.main.bounds[:, [0, -1]]
 
-    def _rebuild(self, inner: Tensor, work: Workspace, thread: int, chunk: int) -> None:
-        """Decode the rows of one chunk, and compute residuals and the slopes of active codes."""
-        limits, (first, last), rebuilt = self.limits, work.bounds(chunk), as_table(work.rebuilt)
-        x, bias, atoms, lines = inner.numpy(), self.decoder_bias, as_table(self.atoms), work.scratch[thread].lines
-        codes, slopes = work.codes[first:last], work.slopes[first:last]
-        if len(codes):
-            kernels.fill_codes(work.main, as_bits(work.codes), work.dense_counts[chunk], first, last)
-            torch.mm(codes, self.atoms, out=work.rebuilt[first:last])
-        kernels.rebuild_rows(
-            x, bias, atoms, self.level_weights, work.main, rebuilt, work.aux, work.sums, lines, chunk, first, last
-        )
-        if len(codes):
-            torch.mm(work.last_residuals[first:last], self.atoms.T, out=slopes)
-            kernels.mask_slopes(as_bits(codes), as_bits(slopes))
-        if limits and len(work.gates.bounds):
-            one, sums = np.ones(1, self.dtype), np.zeros_like(work.sums)
-            kernels.rebuild_rows(x, bias, atoms, one, work.gates, rebuilt, work.none, sums, lines, chunk, first, last)
-            kernel_thresholds.gated_slopes(work.main, work.gates, work.thresholds, limits, chunk, first, last)
-        elif limits:
-            kernel_thresholds.jump_slopes(work.main, work.thresholds, limits, chunk, first, last)
+    def _decode(self, x: Array, work: Workspace) -> None:
+        """Decode the rows, and compute residuals and the slopes of active codes."""
+        limits, bias, atoms, rebuilt = self.limits, self.decoder_bias, as_table(self.atoms), as_table(work.rebuilt)
+        codes, slopes = as_bits(work.codes), as_bits(work.slopes)
+        weights, one, gate_sums = self.level_weights, np.ones(1, self.dtype), np.zeros_like(work.sums)
+
+        def fill(_: int, chunk: int) -> None:
+            kernels.fill_codes(work.main, codes, work.dense_counts[chunk], *work.bounds(chunk))
+
+        def rebuild(thread: int, chunk: int) -> None:
+            lines, rows = work.scratch[thread].lines, (chunk, *work.bounds(chunk))
+            kernels.rebuild_rows(x, bias, atoms, weights, work.main, rebuilt, work.aux, work.sums, lines, *rows)
+            if limits and len(work.gates.bounds):
+                kernels.rebuild_rows(x, bias, atoms, one, work.gates, rebuilt, work.none, gate_sums, lines, *rows)
+                kernel_thresholds.gated_slopes(work.main, work.gates, work.thresholds, limits, *rows)
+            elif limits:
+                kernel_thresholds.jump_slopes(work.main, work.thresholds, limits, *rows)
+
+        if work.dense:
+            self.team.run(fill, work.chunks)
+            self._multiply(work.codes, self.atoms, work.rebuilt)
+        self.team.run(rebuild, work.chunks)
+        if work.dense:
+            self._multiply(work.last_residuals, self.atoms.T, work.slopes)
+            kernels.mask_slopes(codes, slopes)
 
     def _order(self, work: Workspace, part: int, scale: float) -> None:
         """Order the gathered entries of `main`, part 0, or `aux` by latent, with codes and slopes times `scale`."""
@@ -276,20 +280,22 @@ class KernelStepper:
             unbias=1.0 / (1.0 - self.config.beta2**self.steps) ** 0.5,
         )
         keep, unit_norm = 1.0 - learning_rate * self.config.weight_decay, self.sae.unit_norm
-        jobs = [("encoder", self.filters, work.filter_sums, work.slopes, work.inputs, keep, False)]
+        jobs = [("encoder", as_table(self.filters), work.filter_sums, work.slopes, work.inputs, keep, False)]
         if not self.config.frozen_decoder:
-            jobs.append(("decoder", self.atoms, work.atom_sums, work.codes, work.last_residuals, 1.0, unit_norm))
-        parts = range(BLOCKS if len(work.codes) else PARTS * self.team.threads)
+            atoms = as_table(self.atoms)
+            jobs.append(("decoder", atoms, work.atom_sums, work.codes, work.last_residuals, 1.0, unit_norm))
+        parts = range(BLOCKS if work.dense else PARTS * self.team.threads)
 
         def update(thread: int, part: int) -> None:
             first, last = (work.latents * i // len(parts) for i in (part, part + 1))
             products, line = work.products[thread][: last - first], work.scratch[thread].lines[0]
+            gradients = as_table(products)
             for name, table, sums, weights, rows, keep, normalise in jobs:
-                if len(weights):
+                if work.dense:
                     torch.mm(weights[:, first:last].T, rows, out=products)
                 kernels.update_rows(
-                    self.parameters[name], as_table(table), sums[0], sums[1], as_table(products), scale, numbers, keep,
-                    normalise, line, first, last,
+                    self.parameters[name], table, sums[0], sums[1], gradients, scale, numbers, keep, normalise, line,
+                    first, last,
                 )  # fmt: skip
 
         # in turn from either end: the last weights of a step are still in the cache at the start of the next
