@@ -203,10 +203,10 @@ def _splits(corpus: Corpus, readers: str, *, per_fold: bool) -> list[str]:
     parts = [(split, evidence.Evidence.of(clips.filter(split=split)).description) for split in SPLITS]
     shares = ", ".join(f"{split} {described}" for split, described in parts)
     held = {split: clips.filter(split=split)["group"].unique().sort().to_list() for split in SPLITS[1:]}
-    named = "; ".join(f"{split} groups: {first_few(groups, MAX_GROUPS_SHOWN)}" for split, groups in held.items())
+    named = "; ".join(f"{split} groups: {first_few(of, MAX_GROUPS_SHOWN)}" for split, of in held.items() if of)
     if "fold" not in clips.columns:
-        return [shares, named]
-    lines = [f"{'shared ' if per_fold else ''}dictionaries and explained variance: {shares}", named]
+        return [shares, *filter(None, [named])]
+    lines = [f"{'shared ' if per_fold else ''}dictionaries and explained variance: {shares}", *filter(None, [named])]
     return [*lines, f"{readers}: {evidence.cross_fit_line(clips, per_fold=per_fold)}"] if readers else lines
 
 
