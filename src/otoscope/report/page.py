@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from otoscope.artifacts import atomic
-from otoscope.formatting import count
+from otoscope.factors.readable_names import readable_name
+from otoscope.formatting import comma_list, count
 from otoscope.paths import user_path
+from otoscope.protocols import strict as strict_protocol
+from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
 from otoscope.report.claims import page as claims
 from otoscope.report.claims.sentences import VerdictText
@@ -22,7 +25,7 @@ from otoscope.report.sections.interventions import erasure, interventions, lens
 from otoscope.report.sections.opening import Opening, opening
 from otoscope.report.sections.overview import overview, previews
 from otoscope.report.sections.splice import splice_sentences
-from otoscope.report.sections.strict_findings import strict_findings
+from otoscope.report.sections.strict_findings import describe_layers, strict_findings
 from otoscope.report.sections.sweeps import matching, sweeps
 
 SECTIONS: dict[str, tuple[str, str]] = {
@@ -36,7 +39,14 @@ SECTIONS: dict[str, tuple[str, str]] = {
 """Heading of each section of figures, and its text if it has none."""
 
 
+PROBES = ("layers", "sparsity")
+"""Sections of the probes of the held-out protocol."""
+
 OTHER_PROTOCOLS = {
+    strict_protocol.NAME: (
+        "Numbers of the strict protocol for the codes of the first seed alone. The section above has the means over "
+        "seeds and the baselines; claims rest on those."
+    ),
     "held_out": (
         "The same clips, evaluated in the simple way: one penalty chosen on validation groups, accuracy over all "
         "clips, untransformed factors, one seed, no baselines. These numbers differ from those above. They are a "
@@ -126,14 +136,28 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     if strict:
         yield PageSection("strict", "Strict protocol", "strict.html", strict, figures["strict"])
         other = PlainFindings(OTHER_PROTOCOLS.get(run.results.protocol, ""), plain)
-        yield PageSection("plain", "Other protocol", "plain.html", other)
+        title = "The first seed" if run.results.protocol == strict_protocol.NAME else "Other protocol"
+        yield PageSection("plain", title, "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
-        yield PageSection(name, title, "text.html", () if figures[name] else (empty,), figures[name])
+        elsewhere = name in PROBES and run.results.protocol == strict_protocol.NAME
+        text = probes_missing(run) if elsewhere else empty
+        yield PageSection(name, title, "text.html", () if figures[name] else (text,), figures[name])
     yield PageSection("gallery", "Gallery of latents", "gallery.html", shown, figures["gallery"])
     yield from _explanations(run, figures)
     yield PageSection("methods", "Methods", "methods.html", methods.methods(run))
     yield PageSection("set-aside", "Clips set aside", "set_aside.html", methods.set_aside(run))
     yield PageSection("provenance", "Provenance", "provenance.html", methods.provenance(run))
+
+
+def probes_missing(run: RunData) -> str:
+    """Return the reason why a run with the strict protocol alone has no probes, and the scores that it has."""
+    reason = "The protocol held_out, which fits these probes, was not run (evaluate.protocols)."
+    strict = StrictResults.of(run.results.rows)
+    if not strict.tasks:
+        return reason
+    targets = comma_list(readable_name(target) for _, target in strict.tasks)
+    scored = f"{reason} The section on the strict protocol has the scores of {targets}."
+    return f"{scored} {describe_layers(strict)}".strip()
 
 
 def _explanations(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator[PageSection]:

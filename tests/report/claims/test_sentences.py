@@ -112,6 +112,11 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     assert not describe_task(TASK).notes
 
 
+def test_describe_task_states_that_the_codes_are_of_a_single_seed():
+    start = "At 95\xa0% sparsity the codes of a single seed reach 80.0"
+    assert describe_task(replace(TASK, seeds=(0.8,))).sentence.startswith(start)
+
+
 def test_describe_task_notes_the_sparsity_limit():
     limited = replace(TASK, codes={0.9: estimate(0.8), 0.95: estimate(0.79)}, limit=estimate(0.95, 0.9, 0.99))
     assert "up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(describe_task(limited).notes)

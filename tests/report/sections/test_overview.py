@@ -124,14 +124,17 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
     write_table(tmp_path / "results.parquet", to_table(records))
     predictions = read_table(tmp_path / "predictions.parquet").with_columns(protocol=pl.lit("strict"))
     write_table(tmp_path / "predictions.parquet", predictions)
-    said = (
-        read_page(write_report(tmp_path, figures=False).read_text("utf-8")).section("overview").replace("\u00a0", " ")
-    )
+    page = read_page(write_report(tmp_path, figures=False).read_text("utf-8"))
+    said = page.section("overview").replace("\u00a0", " ")
     assert "balanced accuracy 80.0 % (95 % interval 70.0 % to 90.0 %) from layer 3" in said
     assert "60.0 % (50.0 % to 70.0 %) from its codes at 90 % sparsity" in said
     assert "40.0 % (30.0 % to 50.0 %) from log-mel statistics, the best baseline" in said
     assert "Recall from the codes is no higher than by chance for trill (0 %, chance 0 %)." in said
     assert "The codes do not take fewer, beyond the interval, than SAE before training." in said
+    for section in ("layers", "sparsity"):
+        assert "The protocol held_out, which fits these probes, was not run" in page.section(section)
+    assert "the scores of technique." in page.section("layers")
+    assert "Numbers of the strict protocol for the codes of the first seed alone." in page.section("plain")
 
 
 def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:

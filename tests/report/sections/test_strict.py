@@ -18,6 +18,7 @@ from otoscope.report.run_data import read_run
 from otoscope.report.sections.strict_findings import (
     AGREEMENT,
     compactness_findings,
+    describe_layers,
     factor_findings,
     few_dimension_findings,
     layer_findings,
@@ -122,8 +123,22 @@ def test_compactness_is_decided_by_the_ratio_paired_by_factor(low: float, high: 
     )
     (finding,) = compactness_findings(rows)
     assert said in finding.text
-    assert "The codes do not take fewer, beyond the interval, than SAE before training: compactness" in finding.text
+    assert "They do not take fewer, beyond the interval, than SAE before training. Compactness alone" in finding.text
     assert f"(ratio {(low + high) / 2:.2f} ({low:.2f} to {high:.2f}))" in finding.text
+
+
+def test_compactness_names_the_baselines_that_take_fewer_dimensions():
+    rows = rows_of(
+        row("effective_latents", DENSE, 5.0),
+        codes("effective_latents", 8.0),
+        against("effective_latents", 0.8, 2.9),
+        *(row("effective_latents", name, 3.0) for name in ("logmel", "pca", "permuted")),
+        *(against("effective_latents", 2.0, 4.0, name) for name in ("logmel", "pca", "permuted")),
+    )
+    (finding,) = compactness_findings(rows)
+    more = "The codes take more, beyond the interval, than principal components (ratio 3.00 (2.00 to 4.00)) and log-mel"
+    assert more in finding.text
+    assert "do not take fewer" not in finding.text
 
 
 def test_order_of_layers_and_limits_are_spelled_out():
@@ -152,6 +167,15 @@ def test_agreement_between_seeds_is_told_beside_that_of_starts(start: float, not
     (finding,) = seed_findings(StrictResults.of(to_table(records)))
     assert f"Pairs of SAEs before training: cosine {start:.2f}, correlation {start:.2f}" in finding.text
     assert ("no evidence of learning" in finding.text) is nothing
+    assert f"(shuffled 10.0\xa0%, up to {100 * max(start, 0.2):.1f}\xa0% with pairs" in finding.text
+    assert ("The correlation lies within its null" in finding.text) is nothing
+
+
+def test_seed_findings_state_that_a_pair_asks_less_than_several_seeds():
+    pair = [replace(record, n=2) for record in agreement(0.1, 0.0, representation="start")]
+    (finding,) = seed_findings(StrictResults.of(to_table([*agreement(0.95, 0.2), *pair])))
+    assert "reappear in at least 2 of the 2 other seeds" in finding.text
+    assert finding.text.endswith("10.0\xa0% reappear in 1 of 1, which is easier than 2.")
 
 
 def test_codes_that_are_their_start_are_told_as_not_learned(tmp_path: Path):
@@ -222,6 +246,38 @@ def test_factor_findings_name_the_baselines_that_predict_more():
     records += [against("mean_factor_r2", -0.3, -0.1, "start"), against("mean_factor_r2", -0.3, 0.1, "logmel")]
     (finding,) = factor_findings(rows_of(*records))
     assert finding.text.endswith("On the same clips, SAE before training predicts more, beyond the interval.")
+
+
+@pytest.mark.parametrize(("best", "exceeds"), [(0.6, False), (0.4, True)])
+def test_factor_findings_give_the_range_over_seeds_and_the_best_baseline(best: float, exceeds: bool):
+    records = [row("predicted_share", DENSE, 0.4), codes("predicted_share", 0.4), codes("predicted_share", 0.6, seed=1)]
+    records += [row("predicted_share", "logmel", best), row("predicted_share", "pca", 0.2)]
+    records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5)]
+    (finding,) = factor_findings(rows_of(*records))
+    count = (
+        f"20 of 40 from the codes (mean of 2 seeds, ranging from 16 to 24), {round(40 * best)} from log-mel statistics"
+    )
+    assert count in finding.text
+    assert ("the codes do not exceed it" in finding.text) is not exceeds
+    assert "Over the 40 that the layer predicts, or all 2 seeds of the codes, losses included" in finding.text
+
+
+def test_chance_names_the_layer_and_those_above_permuted_targets():
+    of = {"target": "pitch", "null_mean": 0.0, "null_high": 0.0}
+    rows = rows_of(
+        row("task_r2", DENSE, -0.35, low=-1.5, high=0.8, **of),
+        codes("task_r2", -0.08, **of),
+        row("task_r2", DENSE, 0.33, low=0.1, high=0.5, **(of | {"layer": 1})),
+        row("task_r2", DENSE, -0.1, **(of | {"layer": 2})),
+    )
+    (finding,) = task_findings(rows)
+    assert "null" not in finding.text
+    assert "Layer 3 and its codes predict it worse than the mean of the training rows does." in finding.text
+    assert finding.text.endswith("Above permuted targets: layer 1 (0.330; 0.100 to 0.500).")
+    assert (
+        describe_layers(rows)
+        == "From the dense layers: pitch, R² 0.330 (layer 1), −0.100 (layer 2) and −0.350 (layer 3)."
+    )
 
 
 @pytest.mark.parametrize(("null_mean", "told"), [(0.9, True), (0.1, False)])

@@ -105,8 +105,9 @@ def describe_task(claim: TaskClaim | None) -> VerdictText:
         return NOT_ASKED
     judgement, codes, change = claim.decide(), claim.high, claim.change
     text = (
-        f"At {sparsity(claim.sparsity)} sparsity the codes reach {percent_with_interval(codes)} on {claim.target}, the "
-        f"layer itself {percent_with_interval(claim.dense)}: {points(change.value)}"
+        f"At {sparsity(claim.sparsity)} sparsity the codes{' of a single seed' if len(claim.seeds) == 1 else ''} reach "
+        f"{percent_with_interval(codes)} on {claim.target}, the layer itself {percent_with_interval(claim.dense)}: "
+        f"{points(change.value)}"
     )
     if change.bounded:
         text += f" (on the same clips {signed_points(change.low)} to {signed_points(change.high)} points)"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from otoscope.explain.firing import diverse
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent, sparsity
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
@@ -17,7 +18,10 @@ from otoscope.report.sections.findings import against_layer, unread_classes
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.strict_findings import (
     describe_advantage,
+    describe_chance,
     describe_compactness,
+    describe_counts,
+    more_compact,
     unlearned_as_compact,
 )
 
@@ -160,18 +164,20 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         question = comparison.metric, DENSE, comparison.target
         rows = {"the layer": results.one(*question), "the codes": results.first_codes(question[0], question[2])}
         unread = [unread_classes(run, question[2], row, source=name) for name, row in rows.items() if row]
-        of_task = _task(comparison, layer=results.layer, at=main["sparsity"] if main is not None else None)
+        of_task = _task(comparison, results, at=main["sparsity"] if main is not None else None)
         yield f"{of_task}{''.join(unread)}"
     dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
     if dense is not None and codes is not None and known(dense["value"]) and known(codes["value"]):
         counts = [round(row["value"] * row["n"]) for row in (dense, codes)]
-        yield f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes."
+        compared = results.comparison("predicted_share")
+        more = describe_counts(compared) if compared is not None else ""
+        yield f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes{more}."
     comparison = results.comparison("effective_latents")
     if comparison is not None and comparison.dense.measured and comparison.codes.measured:
         yield _compactness(comparison)
 
 
-def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str:
+def _task(comparison: Comparison, results: StrictResults, *, at: float | None) -> str:
     text_of = decimal if comparison.metric == "task_r2" else percent
 
     def spanned(estimate: Estimate, interval: str = "") -> str:
@@ -181,11 +187,12 @@ def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str
     score = "R²" if comparison.metric == "task_r2" else "balanced accuracy"
     sparse = f" at {sparsity(at)} sparsity" if at is not None else ""
     numbers = (
-        f"The {comparison.target}: {score} {spanned(comparison.dense, f'95{NBSP}% interval ')} from layer {layer}, "
+        f"The {readable_name(comparison.target)}: {score} "
+        f"{spanned(comparison.dense, f'95{NBSP}% interval ')} from layer {results.layer}, "
         f"{spanned(comparison.codes)} from its codes{sparse}"
     )
     if comparison.at_chance:
-        return f"{numbers}. Neither exceeds permuted targets."
+        return f"{numbers}. {describe_chance(comparison, results, text_of)}"
     if (best := comparison.best_baseline) is None:
         return f"{numbers}."
     baseline = f"{spanned(best.estimate)} from {best.label}, the best baseline"
@@ -193,8 +200,10 @@ def _task(comparison: Comparison, *, layer: int | None, at: float | None) -> str
 
 
 def _compactness(comparison: Comparison) -> str:
-    equal = unlearned_as_compact(comparison)
+    equal, fewer = unlearned_as_compact(comparison), map(representation_label, more_compact(comparison))
     unlearned = f" The codes do not take fewer, beyond the interval, than {equal[0]}." if equal else ""
+    if more := comma_list(fewer):
+        unlearned = f" They take more, beyond the interval, than {more}."
     return (
         f"A factor takes {dimensions(comparison.dense.value)} effective dimensions of the layer and "
         f"{dimensions(comparison.codes.value)} of the codes. {describe_compactness(comparison)}{unlearned}"

@@ -1,12 +1,22 @@
 """Findings of the strict protocol as sentences."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+import math
+from collections.abc import Callable, Sequence, Set
 from typing import Any, NamedTuple
 
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, ends, known, percent, sparsity
 from otoscope.metrics.registry import METRICS
-from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
-from otoscope.protocols.comparison import Advantage, Comparison, Relation
+from otoscope.metrics.representation import (
+    BASELINES,
+    CODES,
+    DENSE,
+    REPRESENTATIONS,
+    UNINFORMATIVE,
+    representation_label,
+)
+from otoscope.metrics.stability import SHARE
+from otoscope.protocols.comparison import Advantage, Comparison, Estimate, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import (
@@ -69,7 +79,7 @@ def margin_list() -> str:
     return comma_list(f"{100 * margin:.0f} points of {UNITS[name]}" for name, margin in MARGINS.items())
 
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 
 LEARNED_LESS = ("start", "frozen_decoder", "soft_frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
 """Representations without learned atoms, without a trained encoder, or without either."""
@@ -201,21 +211,23 @@ def _not_learned(results: StrictResults, run: RunData) -> str:
 
 def task_findings(results: StrictResults) -> list[Finding]:
     """Return the comparison on each task."""
-    return [_task_finding(comparison) for comparison in results.task_comparisons]
+    return [_task_finding(comparison, results) for comparison in results.task_comparisons]
 
 
-def _task_finding(comparison: Comparison) -> Finding:
-    target, codes = comparison.target, comparison.codes
+def _task_finding(comparison: Comparison, results: StrictResults) -> Finding:
+    target, dense, codes = comparison.target, comparison.dense, comparison.codes
     regression = comparison.metric == "task_r2"
     text_of = decimal if regression else percent
     kind = "one label"
     if regression or " + " in target:
         kind = "a value" if regression else "several labels at once, each class present or not"
     seeds = f"; {text}" if (text := seed_range(comparison.seeds, text_of)) else ""
-    null = f"; null {text_of(codes.null_mean)}" if known(codes.null_mean) else ""
+    null = f"; null {text_of(codes.null_mean)}" if known(codes.null_mean) and not _below_mean(codes, regression) else ""
+    # a null floored at 0 says nothing of a value below 0
+    of_layer = vars(dense) | ({"null_mean": None} if _below_mean(dense, regression) else {})
     said = (
-        f"{'R²' if regression else 'Balanced accuracy'} {text_of(comparison.dense.value)} from the dense layer "
-        f"({backed(vars(comparison.dense), as_percent=not regression)}), {text_of(codes.value)} from the codes "
+        f"{'R²' if regression else 'Balanced accuracy'} {text_of(dense.value)} from the dense layer "
+        f"({backed(of_layer, as_percent=not regression)}), {text_of(codes.value)} from the codes "
         f"({ends(vars(codes), text_of)}{null}{seeds})."
     )
     if regression and known(codes.null_mean) and codes.null_mean > TOLD_BY_GROUPS:
@@ -226,13 +238,49 @@ def _task_finding(comparison: Comparison) -> Finding:
     if {DENSE, CODES} <= comparison.readers.keys():
         said += f" {capitalised(describe_readers(comparison.readers))}."
     if comparison.at_chance:
-        said += " Neither exceeds permuted targets: there is no sign that either predicts it."
+        said += f" {describe_chance(comparison, results, text_of)}"
     elif best := comparison.best_baseline:
         subject = "baseline" if len(best.representations) == 1 else "baselines"
         verb = "reaches" if len(best.representations) == 1 else "reach"
         said += f" The best {subject}, {best.label}, {verb} {text_of(best.estimate.value)}."
         said += f" {describe_advantage(comparison)}{_untrained(comparison, text_of)}"
-    return Finding(f"The {target} ({kind})", said)
+    return Finding(f"The {readable_name(target)} ({kind})", said)
+
+
+def _below_mean(estimate: Estimate, regression: bool) -> bool:
+    return regression and estimate.value < 0
+
+
+def describe_chance(comparison: Comparison, results: StrictResults, text_of: Callable[[float], str]) -> str:
+    """Return the result for a layer and codes that do not exceed permuted targets, and the layers that do."""
+    regression, layer = comparison.metric == "task_r2", f"layer {results.layer}"
+    if _below_mean(comparison.dense, regression) and _below_mean(comparison.codes, regression):
+        said = f"{capitalised(layer)} and its codes predict it worse than the mean of the training rows does."
+    else:
+        said = f"Neither {layer} nor its codes exceed permuted targets: there is no sign that either predicts it."
+    beyond = [row for row in layer_scores(results, comparison) if not Estimate.from_row(row).at_chance]
+    if not beyond:
+        return said
+    each = comma_list(f"layer {row['layer']} ({text_of(row['value'])}; {ends(row, text_of)})" for row in beyond)
+    return f"{said} Above permuted targets: {each}."
+
+
+def layer_scores(results: StrictResults, comparison: Comparison) -> list[Row]:
+    """Return the test rows of a task from every dense layer, by layer."""
+    table = results.where(metric=comparison.metric, target=comparison.target, representation=DENSE, split="test")
+    return list(table.measured.rows.sort("layer").iter_rows(named=True))
+
+
+def describe_layers(results: StrictResults) -> str:
+    """Return the scores of every task from every dense layer as a sentence; empty for a single layer."""
+    each: list[str] = []
+    for comparison in results.task_comparisons:
+        regression = comparison.metric == "task_r2"
+        rows, text_of = layer_scores(results, comparison), decimal if regression else percent
+        if len(rows) > 1:
+            scores = comma_list(f"{text_of(row['value'])} (layer {row['layer']})" for row in rows)
+            each.append(f"{readable_name(comparison.target)}, {'R²' if regression else 'balanced accuracy'} {scores}")
+    return f"From the dense layers: {'; '.join(each)}." if each else ""
 
 
 def describe_advantage(comparison: Comparison) -> str:
@@ -257,9 +305,10 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     if dense is None or codes is None:
         return []
     verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
+    counts = results.comparison("predicted_share")
     said = (
-        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes (permuted factors: none "
-        f"in 95{NBSP}% of cases)."
+        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes"
+        f"{describe_counts(counts) if counts is not None else ''}. Permuted factors: none in 95{NBSP}% of cases."
     )
     common = results.comparison("mean_factor_r2")
     if common is not None:
@@ -268,11 +317,37 @@ def factor_findings(results: StrictResults) -> list[Finding]:
         change = common.change
         difference = f" (difference {_two(change.value)}{interval(change, _two)})" if change.measured else ""
         said += (
-            f" Over the {common.dense.n} that either predicts, losses included, the mean R² of a linear map is "
-            f"{_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} from the codes"
-            f"{difference}.{_better_baselines(results)}"
+            f" Over the {common.dense.n} {predicted_by_either(results)}, losses included, the mean R² of a linear map "
+            f"(below 0 counts as 0) is {_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} "
+            f"from the codes{difference}.{_better_baselines(results)}"
         )
     return [Finding("Factors", said)]
+
+
+def describe_counts(counts: Comparison) -> str:
+    """Return the range over seeds of the predicted factors, and the count of the best baseline."""
+
+    def text_of(share: float) -> str:
+        return str(round(share * counts.codes.n))
+
+    seeds = f" ({text})" if (text := seed_range(counts.seeds, text_of)) else ""
+    best = counts.best_baseline
+    if best is None:
+        return seeds
+    one = len(best.representations) == 1
+    most = f", {text_of(best.estimate.value)} from {best.label}, the best baseline{'' if one else 's'}"
+    more = ": the codes do not exceed it" if counts.codes.value <= best.estimate.value else ""
+    return f"{seeds}{most}{more}"
+
+
+def predicted_by_either(results: StrictResults) -> str:
+    """Return the rule of the factors that means of R² cover, as a clause."""
+    seeds = len(results.sae_ids)
+    return (
+        f"that the layer predicts, or all {seeds} seeds of the codes"
+        if seeds > 1
+        else "that the layer or the codes predict"
+    )
 
 
 def _better_baselines(results: StrictResults) -> str:
@@ -314,11 +389,19 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     ]
     if each:
         said += f" Representations that learned less or nothing: {comma_list(each)}."
-    if equal := unlearned_as_compact(comparison):
         said += (
-            f" The codes do not take fewer, beyond the interval, than {comma_list(equal)}: compactness alone does not "
-            "show learning."
+            f" Dimensions are those of all {codes.n} common factors: what predicts fewer of them may take few because "
+            "it predicts little."
         )
+    if compact := more_compact(comparison):
+        each = [
+            f"{representation_label(name)} (ratio {_two(r.value)}{interval(r, _two)})" for name, r in compact.items()
+        ]
+        said += f" The codes take more, beyond the interval, than {comma_list(each)}."
+    if equal := unlearned_as_compact(comparison):
+        said += f" They do not take fewer, beyond the interval, than {comma_list(equal)}."
+    if equal or compact.keys() & set(LEARNED_LESS):
+        said += " Compactness alone does not show learning."
     return [Finding("Compactness", said)]
 
 
@@ -329,9 +412,19 @@ def describe_compactness(comparison: Comparison, *, ratio: str = "") -> str:
 
 
 def unlearned_as_compact(comparison: Comparison) -> list[str]:
-    """Return the labels of representations that learned less and take no more dimensions than the codes."""
+    """Return the labels of representations that learned less and take neither more nor fewer dimensions."""
     measured = [name for name in LEARNED_LESS if (other := comparison.others.get(name)) and other.measured]
-    return [representation_label(name) for name in measured if comparison.relation_to(name) is not Relation.LOWER]
+    decided = (Relation.LOWER, Relation.HIGHER)
+    return [representation_label(name) for name in measured if comparison.relation_to(name) not in decided]
+
+
+def more_compact(comparison: Comparison) -> dict[str, Estimate]:
+    """Return the baselines that take fewer dimensions than the codes beyond the interval, with the ratio."""
+    return {
+        name: comparison.against(name)
+        for name, other in comparison.others.items()
+        if name not in UNINFORMATIVE and other.measured and comparison.relation_to(name) is Relation.HIGHER
+    }
 
 
 def _predict_less(results: StrictResults, ridge: Comparison) -> str:
@@ -373,7 +466,9 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
     comparisons = list(compared.values())
     groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
     decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
-    text = f"Mean R² of the factors of either from the best {'; from '.join(dict.fromkeys(said))}. {decision}"
+    each = "; from ".join(dict.fromkeys(said))
+    of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(results)}"
+    text = f"{of_factors}, from the best {each}. {decision}"
     return [Finding("A few dimensions", text)]
 
 
@@ -389,26 +484,37 @@ def seed_findings(results: StrictResults) -> list[Finding]:
     atoms, latents, share = (results.where(metric=m, representation=CODES).first() for m in AGREEMENT)
     if atoms is None or latents is None or share is None:
         return []
+    others = max(share["n"] - 1, 1)
+    needed = math.ceil(SHARE * others - 1e-9)
     text = (
         f"Over {share['n']} seeds the atoms of two SAEs have a mean largest cosine of {decimal(atoms['value'], 2)} "
         f"(random atoms {decimal(atoms['null_mean'], 2)}); matched latents correlate at {decimal(latents['value'], 2)} "
         f"on average (clips shuffled {decimal(latents['null_mean'], 2)}, up to {decimal(latents['null_high'], 2)}). "
-        f"{percent(share['value'])} of the latents that fire reappear in at least 80{NBSP}% of the other seeds "
-        f"(shuffled {percent(share['null_mean'])}); the gallery names only such latents."
+        f"{percent(share['value'])} of the latents that fire reappear in at least {needed} of the {others} other seeds "
+        f"(shuffled {percent(share['null_mean'])}, up to {percent(share['null_high'])} with pairs that learned "
+        "nothing); the gallery names only such latents."
     )
+    if latents["value"] <= latents["null_high"]:
+        text += " The correlation lies within its null, so by itself it shows no agreement."
     for name, subject in NOTHING_LEARNED.items():
         rows = [results.where(metric=m, representation=name).first() for m in AGREEMENT]
         values = [row["value"] for row in rows if row is not None]
         if len(values) == len(AGREEMENT):
             text += (
                 f" Pairs of {subject}: cosine {decimal(values[0], 2)}, correlation {decimal(values[1], 2)}, "
-                f"{percent(values[2])} reappear."
+                f"{percent(values[2])} reappear{_easier(rows[-1], needed)}."
             )
     if share["value"] <= share["null_high"]:
         text += (
             " The latents reappear no more often than without learning, so the agreement is no evidence of learning."
         )
     return [Finding("Agreement between seeds", text)]
+
+
+def _easier(share: Row | None, needed: int) -> str:
+    """Return the remark that a pair is compared with a single other SAE, which asks less of a latent."""
+    others = share["n"] - 1 if share is not None else needed
+    return f" in {others} of {others}, which is easier than {needed}" if others < needed else ""
 
 
 LEADS: dict[LeadDecision, str] = {
