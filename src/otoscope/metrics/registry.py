@@ -264,7 +264,7 @@ METRICS: Mapping[str, Metric] = _by_name(
         bounds=R2,
         undefined_without_factors=True,
         difference="sparse_r2_difference",
-        description="mean R² of the factors that layer or codes predict, each from its best dimensions",
+        description="mean R² of the factors that layer or codes predict, each from its best dimensions, at least 0",
     ),
     Metric(
         name="sparse_probe_balanced_accuracy",
@@ -286,7 +286,7 @@ METRICS: Mapping[str, Metric] = _by_name(
         name="reappearing_share",
         description="share of the latents that have a match in at least 80 % of the other seeds",
     ),
-    Metric(name="category_r2", description="mean R² of a category's factors"),
+    Metric(name="category_r2", description="mean R² of a category's factors, each at least 0, as are interval ends"),
     Metric(
         name="centre_layer",
         unit="layers",
@@ -338,7 +338,10 @@ METRICS: Mapping[str, Metric] = _by_name(
     Metric(
         name="mean_factor_r2",
         difference="mean_factor_r2_difference",
-        description="mean R² of the factors that layer or codes predict, from a ridge regression on all dimensions",
+        description=(
+            "mean R², each at least 0, as are interval ends, of the factors that the layer or every seed of the codes "
+            "predicts, from a ridge regression on all dimensions"
+        ),
     ),
     # Codes against another representation, which the column `representation` names
     _difference("task_balanced_accuracy", "balanced accuracy of the codes minus that of the representation"),

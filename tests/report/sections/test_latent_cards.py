@@ -10,6 +10,7 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.explain.card_tables import CARDS, RESPONSES
 from otoscope.explain.firing import EXAMPLES
 from otoscope.report import write_report
+from otoscope.report.figures.latents import cards
 from otoscope.report.sections.latent_cards import card_texts
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -186,6 +187,14 @@ def test_a_card_without_conditions_predicts_nothing(tmp_path: Path) -> None:
     folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
     write_cards(folder, [100], auroc=0.5, low=0.5, high=0.5, beats_controls=False)
     assert card_texts(folder)[100].score == "The card states no condition, so it predicts nothing."
+    rows = [read_table(folder / "explain" / "cards.parquet")]
+    for groups in (3, 2):
+        write_cards(folder, [101], groups=groups)
+        rows.append(read_table(folder / "explain" / "cards.parquet"))
+    figure = cards(pl.concat(rows))
+    assert figure is not None
+    assert figure.table["auroc"].to_list() == [None, 0.91, 0.91]
+    assert figure.table["low"].to_list() == [None, 0.85, None]
     write_cards(folder, [100], auroc=0.5, low=0.4, high=0.6, beats_controls=False)
     assert card_texts(folder)[100].score.startswith("This card does not beat its controls.")
 

@@ -44,9 +44,9 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     said = page.section("splice").replace("\u00a0", " ")
     assert "In 20 clips of 3 test groups, layer 3 was replaced" in said
     assert "Recovered of the cosine between frames" in said
-    assert "(untouched 0.90, mean-ablated 0.20): reconstruction 90 % (to 0.80, " in said
-    assert "95 % interval 70 % to 95 %); random atoms 25 % (to 0.80, no interval)." in said
-    assert "mean-ablated 0.20, one clip is 5.0 points): reconstruction 100 % (to 0.90, 95 % interval 84 %" in said
+    assert "(untouched 0.90, mean-ablated 0.20): reconstruction 90 % (cosine 0.80, " in said
+    assert "95 % interval 70 % to 95 %); random atoms 25 % (cosine 0.80, no interval)." in said
+    assert "mean-ablated 0.20, one clip is 5.0 points): reconstruction 100 % (accuracy 0.90, 95 % interval 84 %" in said
     assert "The accuracy of a probe for vowel on the last layer" in said
     assert "is 0.90 untouched and 0.20 mean-ablated, but the interval of this difference over 3 test groups" in said
     assert "includes 0. No share is defined: reconstruction 0.80." in said
@@ -59,10 +59,12 @@ def test_an_interval_over_two_groups_is_not_printed(tmp_path: Path) -> None:
     rows = pl.DataFrame([row("sae", "cosine", 0.9, target="", groups=2, low=-4.0, high=6.0)], schema=SCORES)
     write_table(tmp_path / "explain" / "splice.parquet", rows)
     _, shown = (said.replace("\u00a0", " ") for said in splice_sentences(read_run(tmp_path)))
-    assert "reconstruction 90 % (to 0.80, too few groups for an interval)." in shown
+    assert "reconstruction 90 % (cosine 0.80, too few groups for an interval)." in shown
     figure = splice(rows)
     assert figure is not None
     assert "-4" not in str(figure.panels[0].chart.to_dict()["layer"])
+    assert figure.table.select("low", "high").row(0) == (None, None)
+    assert all(layer["encoding"]["xOffset"]["field"] == "series" for layer in figure.panels[0].chart.to_dict()["layer"])
 
 
 def test_principal_components_that_are_the_layer_itself_are_left_out(tmp_path: Path) -> None:
@@ -94,7 +96,7 @@ def test_page_says_what_other_sparsities_recover(tmp_path: Path) -> None:
     ]
     write_table(tmp_path / "explain" / "splice.parquet", pl.DataFrame(rows, schema=SCORES))
     _, shown, others = (said.replace("\u00a0", " ") for said in splice_sentences(read_run(tmp_path)))
-    assert "reconstruction 40 % (to 0.80, 95 % interval 70 % to 95 %)." in shown  # and nothing else
+    assert "reconstruction 40 % (word error rate 0.80, 95 % interval 70 % to 95 %)." in shown  # and nothing else
     assert others == (
         "Recovered of the word error rate of transcripts by the dictionaries of this layer: 40 % at k = 20 and 80 % at "
         "k = 80."

@@ -11,6 +11,7 @@ from otoscope.cli.summary import strict_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE
+from otoscope.protocols.strict.layers_and_limits import within_layers
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import strict
 from otoscope.report.figures.charts import by_representation, by_size
@@ -416,3 +417,16 @@ def test_charts_draw_each_representation_once():
 def test_the_caption_names_only_the_recipes_whose_limits_were_measured(recipes: list[str], study: bool, own: bool):
     said = strict.preset_list(recipes)
     assert ("the study's preset" in said, "this run's" in said) == (study, own)
+
+
+def test_positions_of_layers_have_no_interval_beyond_the_layers_or_of_a_point():
+    curve = [row("category_r2", DENSE, 0.4, target="pitch", layer=layer) for layer in (0, 4)]
+    moved = row("earliest_layer", DENSE, 1.0, target="pitch", low=0.0, high=5.5)
+    point = row("earliest_layer", DENSE, 0.0, target="mfcc", low=0.0, high=0.0)
+    figure = strict.layers(rows_of(*curve, moved, point))
+    assert figure is not None
+    ends = figure.table.filter(metric="earliest_layer").select("low", "high").rows()
+    assert ends == [(0.0, 4.0), (None, None)]
+    widened = within_layers(moved, [0, 1, 4])
+    assert (widened.low, widened.high) == (0.0, 4.0)
+    assert within_layers(curve[0], [0, 1]) == curve[0]

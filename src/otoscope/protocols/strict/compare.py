@@ -26,7 +26,7 @@ from otoscope.protocols.strict.differences import (
     task_difference,
 )
 from otoscope.protocols.strict.experiment import StrictExperiment, ridge_scores_from
-from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records
+from otoscope.protocols.strict.layers_and_limits import Level, layer_records, limit_records, within_layers
 from otoscope.protocols.strict.regression import predicted_factors, predicted_share_records
 from otoscope.protocols.strict.representations import start_sae
 from otoscope.protocols.strict.seeds import Dictionaries, compare_seeds
@@ -182,7 +182,8 @@ class ComparisonParts:
         found = {layer: ridge_scores_from(self._read_arrays(part)) for layer, part in self.layers.items()}
         experiment = self.experiment
         about = experiment.record_template(DENSE, self.layer)
-        return ComputedResult(self._over_folds(layer_records(found, experiment.targets, about)))
+        records = self._over_folds(layer_records(found, experiment.targets, about))
+        return ComputedResult([within_layers(record, list(found)) for record in records])
 
     @property
     def _measured_codes(self) -> Mapping[GridMember, CachedResult]:

@@ -57,6 +57,14 @@ def layer_records(found: Mapping[int, RidgeScores], targets: FactorTargets, abou
         yield from _leads(own, blocks, targets, about, metric="layer_lead_of_blocks")
 
 
+def within_layers(record: Record, layers: Sequence[int]) -> Record:
+    """Return the record of a position with its interval, which a cross-fit widens, among the layers."""
+    if record.metric not in ("earliest_layer", "centre_layer"):
+        return record
+    low, high = (float(np.clip(end, min(layers), max(layers))) for end in (record.low, record.high))
+    return replace(record, low=low, high=high)
+
+
 def _leads(
     squares: Float[np.ndarray, "layers groups factors 2"],
     layers: Sequence[int],

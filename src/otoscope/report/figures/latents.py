@@ -24,8 +24,8 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
     """Return the blind scores of the best cards beside their controls; None without a score."""
     if rows is None:
         return None
-    # a card without a condition predicts nothing: its permuted firing cannot be exceeded
-    scored = rows.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < 1)
+    shown = _without_few_groups(_scores(rows))
+    scored = shown.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < 1)
     best = scored.sort("auroc", descending=True).head(MAX_CARDS)
     if best.is_empty():
         return None
@@ -35,7 +35,7 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         list(SCORED), index=["name", "low", "high", "groups", "sentence"], variable_name="series"
     ).with_columns(
         pl.col("series").replace_strict(SCORED),
-        pl.when(pl.col("series") == "auroc", pl.col("groups") >= MIN_GROUPS).then(pl.col("low", "high")),
+        pl.when(pl.col("series") == "auroc").then(pl.col("low", "high")),
     )
     title, y = "AUROC on test groups", alt.Y("name:N").title(None).sort(order)
     base = alt.Chart(data).encode(y=y, color=series_colour(list(SCORED.values())))
@@ -53,10 +53,21 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
             "interval is above all of them."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
-        table=rows.select("latent", "sentence", *SCORED, "low", "high"),
+        table=shown.select("latent", "sentence", *SCORED, "low", "high"),
         height=26 * max(best.height, 4),
         legend=list(SCORED.values()),
     )
+
+
+def _scores(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return cards without the scores of those that state no condition, which are 0.5 by construction."""
+    stated = ~pl.all_horizontal(pl.col("auroc", "low", "high") == 0.5)
+    return rows.with_columns(pl.when(stated).then(pl.col(*SCORED, "low", "high")))
+
+
+def _without_few_groups(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows without the intervals that rest on too few groups, as in the text."""
+    return rows.with_columns(pl.when(pl.col("groups") >= MIN_GROUPS).then(pl.col("low", "high")))
 
 
 TIMES = {
@@ -145,15 +156,17 @@ def splice(rows: pl.DataFrame | None) -> Figure | None:
             "Quantities that the mean frame does not harm beyond noise have no share."
         ),
         panels=panels,
-        table=rows,
+        table=_without_few_groups(rows),
         height=220,
         legend=names,
     )
 
 
 def _shares(rows: pl.DataFrame, names: list[str]) -> Chart:
-    clipped = rows.with_columns(pl.when(pl.col("groups") >= MIN_GROUPS).then(pl.col("low", "high").clip(-0.5, 1.5)))
-    base = alt.Chart(clipped).encode(x=alt.X("k:O").title("k"), color=series_colour(names))
+    clipped = _without_few_groups(rows).with_columns(pl.col("low", "high").clip(-0.5, 1.5))
+    # substitutes that coincide stand side by side
+    beside = alt.XOffset("series:N").scale(domain=names)
+    base = alt.Chart(clipped).encode(x=alt.X("k:O").title("k"), xOffset=beside, color=series_colour(names))
     title = "share recovered"
     y = alt.Y("recovered:Q").title(title).scale(domain=[-0.5, 1.5], clamp=True)
     tips = [alt.Tooltip("series:N", title="substitute"), alt.Tooltip("k:O")]

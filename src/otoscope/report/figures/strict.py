@@ -47,7 +47,7 @@ def tasks(rows: StrictResults) -> Figure | None:
             table_rows.append(part)
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
-        name = target or "all factors that dense or codes predict"
+        name = target or "factors of the layer or of every seed"
         panels.append(Panel(charts.by_representation(part, x_title=title), name))
         table_rows.append(part)
     if not panels:
@@ -57,7 +57,8 @@ def tasks(rows: StrictResults) -> Figure | None:
         title="Scores by representation",
         caption=(
             "Each label or value is predicted by ridge regression, the LASSO or few dimensions, whichever scores "
-            "highest on left-out groups, for every representation alike; factors by ridge regression. Orange: the "
+            "highest on left-out groups, for every representation alike; factors that the layer or every seed of the "
+            "codes predicts by ridge regression, R² and interval ends below 0 counting as 0. Orange: the "
             "dense layer. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. "
             f"Grey: codes without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary "
             "needs blue to the right of magenta, not only of grey."
@@ -167,7 +168,10 @@ def layers(rows: StrictResults) -> Figure | None:
         )
         for category in rows.targets("category_r2")
     ]
-    summaries = rows.where(metric=("centre_layer", "earliest_layer", "layer_lead"), split="test").rows
+    summaries = _determined_ends(
+        rows.where(metric=("centre_layer", "earliest_layer", "layer_lead"), split="test").rows,
+        numbers=curves["layer"].drop_nulls().to_list(),
+    )
     return Figure(
         name="strict-layers",
         title="Categories of factors by layer",
@@ -175,7 +179,8 @@ def layers(rows: StrictResults) -> Figure | None:
             "Mean R² of each category's factors from the dense layers, on test groups, with equal weight per factor; "
             "the number of factors is in brackets. Band: interval over groups and factors. Dashed: upper end of the "
             "null. The table ends with the centre of each curve (mean layer number weighted with R²), the first layer "
-            "within a tenth of the best, and the leads between centres in layers."
+            "within a tenth of the best, and the leads between centres in layers; an interval that no resampling moves "
+            "is left out. R² and interval ends below 0 count as 0."
         ),
         panels=panels,
         table=result_rows(
@@ -184,6 +189,16 @@ def layers(rows: StrictResults) -> Figure | None:
         height=170,
         small=True,
     )
+
+
+def _determined_ends(rows: pl.DataFrame, *, numbers: Sequence[int]) -> pl.DataFrame:
+    """Return positions of layers with intervals among the layers, without those that are a point."""
+    position = pl.col("metric").is_in(["centre_layer", "earliest_layer"])
+    ends = (
+        pl.when(position).then(pl.col("low", "high").clip(min(numbers), max(numbers))).otherwise(pl.col("low", "high"))
+    )
+    point = (pl.col("low") == pl.col("high")) & (pl.col("low") == pl.col("value"))
+    return rows.with_columns(ends).with_columns(pl.when(~point).then(pl.col("low", "high")))
 
 
 def _first_of_each_kind(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -19,6 +19,13 @@ QUANTITIES = {
     "word_error_rate": "the word error rate of transcripts",
     "words_found": "the share of spoken words that transcripts contain in their order",
 }
+VALUES = {
+    "cosine": "cosine",
+    "probe_accuracy": "accuracy",
+    "word_error_rate": "word error rate",
+    "words_found": "share of words",
+}
+"""Names of the values beside the recovered shares."""
 
 
 def splice_sentences(run: RunData) -> list[str]:
@@ -88,9 +95,9 @@ def _undefined(name: str, row: Mapping[str, Any]) -> str:
 
 
 def _recovered(row: Mapping[str, Any]) -> str:
-    value, name = decimal(row["value"], 2), SUBSTITUTES[row["substitute"]]
+    value, name = f"{VALUES[row['quantity']]} {decimal(row['value'], 2)}", SUBSTITUTES[row["substitute"]]
     if not known(row["recovered"]):
-        return f"{name}: no defined share (to {value})"
+        return f"{name}: no defined share ({value})"
     few = row["groups"] < MIN_GROUPS
     interval = "too few groups for an interval" if few else interval_text(row, lambda end: percent(end, 0))
-    return f"{name} {percent(row['recovered'], 0)} (to {value}, {interval or 'no interval'})"
+    return f"{name} {percent(row['recovered'], 0)} ({value}, {interval or 'no interval'})"
