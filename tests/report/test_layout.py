@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otoscope.report.layout import PageSection, breakable, render_page, templates, with_code
-from otoscope.report.tables import csv_download
+from otoscope.report.tables import csv_download, folded
 from otoscope.tables import format_csv
 from tests.support.page_reader import read_page
 
@@ -67,3 +67,13 @@ def test_csv_download_keeps_quotes_and_commas_of_headers() -> None:
     rows = pl.DataFrame({'a "quoted", name': [1], "plain": ['say "x"']})
     data = base64.b64decode(csv_download(rows, "rows").href.split(",", 1)[1]).decode()
     assert list(csv.reader(io.StringIO(data))) == [rows.columns, ["1", 'say "x"']]
+
+
+def test_folded_leaves_out_intervals_over_two_groups_which_the_download_holds():
+    ends = {"value": [0.5, 0.5, 0.5], "low": [-1.3, 0.4, 0.3], "high": [2.6, 0.6, 0.7]}
+    made = folded("scores", pl.DataFrame({**ends, "groups": [2, 3, None]}), "scores")
+    assert made is not None
+    shown = [[cell.text for cell in row] for row in made.table.rows]
+    assert [row[1:3] for row in shown] == [["–", "–"], ["0.400", "0.600"], ["0.300", "0.700"]]
+    assert any("fewer than 3 groups are not shown" in note for note in made.notes)
+    assert b"-1.3" in base64.b64decode(made.download.href.rpartition(",")[2])

@@ -11,6 +11,7 @@ from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import count, decimal, known, sparsity
 from otoscope.metrics.audit import smallest_difference
 from otoscope.metrics.registry import METRICS
+from otoscope.resampling.intervals import MIN_GROUPS
 from otoscope.tables import format_csv
 
 COLUMNS = (
@@ -159,9 +160,21 @@ def folded(title: str, rows: pl.DataFrame, name: str, *, digits: int = 3) -> Fol
     constant = _constant(rows)
     every = "; ".join(f"{TITLES.get(c, c)} {_spelled(c, value)}" for c, value in constant.items())
     notes.append(f"Same in all rows: {every}." if every else "")
-    shown = table(rows.head(MAX_ROWS).drop(list(constant)), caption=title, digits=digits)
+    kept = without_few_groups(rows.head(MAX_ROWS))
+    if not kept.equals(rows.head(MAX_ROWS), null_equal=True):
+        notes.append(f"Intervals over fewer than {MIN_GROUPS} groups are not shown; the download holds them.")
+    shown = table(kept.drop(list(constant)), caption=title, digits=digits)
     download = csv_download(rows, name)
     return FoldedTable(title, count(rows.height, "row"), [note for note in notes if note], download, shown)
+
+
+def without_few_groups(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows without the intervals that rest on too few groups, as in the text."""
+    ends = [name for name in ("low", "high") if name in rows.columns]
+    if not ends or "groups" not in rows.columns:
+        return rows
+    few = (pl.col("groups") < MIN_GROUPS).fill_null(value=False)
+    return rows.with_columns(pl.when(~few).then(pl.col(ends)))
 
 
 def _constant(rows: pl.DataFrame) -> dict[str, Any]:

@@ -151,7 +151,9 @@ def test_order_of_layers_and_limits_are_spelled_out():
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
     (resting,) = layer_findings(rows_of(lead, blocks))
     assert resting.text.endswith("; without layer 0, the input of the first block, chance reaches as far.")
-    assert "factors 95" in limit.text
+    assert "factors 95\xa0% (90\xa0% to 99\xa0%)" in limit.text
+    few = row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99, groups=2)
+    assert "factors 95\xa0%. Margins" in limit_findings(rows_of(few))[0].text
 
 
 def agreement(value: float, null_high: float, *, representation: str = CODES) -> list[Record]:

@@ -304,8 +304,9 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
         best = few.best_baseline
         baseline = f"; of the best baseline, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
         yield (
-            f"The {count(claim.few_k, 'best dimension')} of the codes predict a factor of either with a mean R² of "
-            f"{decimal_with_interval(few.codes, 2)}, of the layer {decimal_with_interval(few.dense, 2)}{baseline}."
+            f"The {count(claim.few_k, 'best dimension')} of the codes predict the factors that the layer or every seed "
+            f"predicts with a mean R² of {decimal_with_interval(few.codes, 2)}, of the layer "
+            f"{decimal_with_interval(few.dense, 2)}{baseline}."
         )
     sides = claim.completeness
     would = {Relation.HIGHER: "hold", Relation.LOWER: "not hold"}.get(sides.relation, "be undecided")

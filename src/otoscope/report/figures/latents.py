@@ -6,7 +6,7 @@ import polars as pl
 from otoscope.formatting import count
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import curve, intervals, layered, series_colour
-from otoscope.resampling.intervals import MIN_GROUPS
+from otoscope.report.tables import without_few_groups
 
 MAX_CARDS = 10
 """Cards shown: those with the best blind scores."""
@@ -24,7 +24,7 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
     """Return the blind scores of the best cards beside their controls; None without a score."""
     if rows is None:
         return None
-    shown = _without_few_groups(_scores(rows))
+    shown = without_few_groups(_scores(rows))
     scored = shown.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < 1)
     best = scored.sort("auroc", descending=True).head(MAX_CARDS)
     if best.is_empty():
@@ -63,11 +63,6 @@ def _scores(rows: pl.DataFrame) -> pl.DataFrame:
     """Return cards without the scores of those that state no condition, which are 0.5 by construction."""
     stated = ~pl.all_horizontal(pl.col("auroc", "low", "high") == 0.5)
     return rows.with_columns(pl.when(stated).then(pl.col(*SCORED, "low", "high")))
-
-
-def _without_few_groups(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return rows without the intervals that rest on too few groups, as in the text."""
-    return rows.with_columns(pl.when(pl.col("groups") >= MIN_GROUPS).then(pl.col("low", "high")))
 
 
 TIMES = {
@@ -156,14 +151,14 @@ def splice(rows: pl.DataFrame | None) -> Figure | None:
             "Quantities that the mean frame does not harm beyond noise have no share."
         ),
         panels=panels,
-        table=_without_few_groups(rows),
+        table=without_few_groups(rows),
         height=220,
         legend=names,
     )
 
 
 def _shares(rows: pl.DataFrame, names: list[str]) -> Chart:
-    clipped = _without_few_groups(rows).with_columns(pl.col("low", "high").clip(-0.5, 1.5))
+    clipped = without_few_groups(rows).with_columns(pl.col("low", "high").clip(-0.5, 1.5))
     # substitutes that coincide stand side by side
     beside = alt.XOffset("series:N").scale(domain=names)
     base = alt.Chart(clipped).encode(x=alt.X("k:O").title("k"), xOffset=beside, color=series_colour(names))

@@ -53,7 +53,8 @@ def limit_findings(results: StrictResults) -> list[Finding]:
         elif not limit.estimate.measured:
             text = f"{limit.quantity} undetermined (a sparser level exceeds the densest)"
         else:
-            text = f"{limit.quantity} {sparsity(limit.estimate.value)}{interval(limit.estimate, sparsity)}"
+            ends_of_limit = "" if limit.estimate.too_few_groups else interval(limit.estimate, sparsity)
+            text = f"{limit.quantity} {sparsity(limit.estimate.value)}{ends_of_limit}"
         by_preset.setdefault(limit.preset, []).append(text)
     if not by_preset:
         return []
