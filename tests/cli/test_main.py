@@ -176,8 +176,9 @@ def test_console_script_runs_from_audio_to_report(tmp_path: Path, tiny: Tiny) ->
     assert Path(told["report"]).is_file()
     assert Path(told["results"]).is_file()
     assert told["set_aside"] == 0
-    (warned,) = [line for line in done.stderr.splitlines() if "arning" in line]
+    warned, *of_training = [line for line in done.stderr.splitlines() if "arning:" in line]
     assert "a test split of 12 clips of 2 groups supports no claim" in warned
+    assert all(re.search(r"warning: (layer01-|\d+ dictionaries, such as layer01-)", line) for line in of_training)
 
 
 def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -496,6 +496,9 @@ def test_explain_scores_latents_on_annotated_labels(summary: RunSummary, path: P
     }
     assert labels["f1"].is_between(0, 1).all()
     assert (labels["groups"] == 2).all()
+    rare = pl.read_parquet(explained / "annotated_unscored.parquet")
+    assert set(rare["label"]) == {"click", "late", "point"}
+    assert (rare["events_fit"] + rare["events_test"] == 1).all()
     examples = pl.read_parquet(explained / "annotated_examples.parquet")
     for row in examples.iter_rows(named=True):
         sound = soundfile.info(explained / row["audio"])
