@@ -267,12 +267,15 @@ def test_factor_findings_give_the_range_over_seeds_and_the_best_baseline(best: f
 
 def test_chance_names_the_layer_and_those_above_permuted_targets():
     of = {"target": "pitch", "null_mean": 0.0, "null_high": 0.0}
-    rows = rows_of(
+    records = [
         row("task_r2", DENSE, -0.35, low=-1.5, high=0.8, **of),
         codes("task_r2", -0.08, **of),
         row("task_r2", DENSE, 0.33, low=0.1, high=0.5, **(of | {"layer": 1})),
         row("task_r2", DENSE, -0.1, **(of | {"layer": 2})),
-    )
+    ]
+    rows = rows_of(*records)
+    unsure = rows_of(*(replace(record, low=-0.1) for record in records))
+    assert "Above permuted targets, within the interval: layer 1" in task_findings(unsure)[0].text
     (finding,) = task_findings(rows)
     assert "null" not in finding.text
     assert "Layer 3 and its codes predict it worse than the mean of the training rows does." in finding.text

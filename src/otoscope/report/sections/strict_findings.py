@@ -263,7 +263,8 @@ def describe_chance(comparison: Comparison, results: StrictResults, text_of: Cal
     if not beyond:
         return said
     each = comma_list(f"layer {row['layer']} ({text_of(row['value'])}; {ends(row, text_of)})" for row in beyond)
-    return f"{said} Above permuted targets: {each}."
+    within = all(not row["low"] > row["null_high"] for row in beyond)
+    return f"{said} Above permuted targets{', within the interval' if within else ''}: {each}."
 
 
 def layer_scores(results: StrictResults, comparison: Comparison) -> list[Row]:
