@@ -84,7 +84,7 @@ from otoscope.protocols.strict.structure import (
 )
 from otoscope.protocols.strict.tasks import FactorTargets, Repetitions, available_tasks, evaluate_task, prepare_factors
 from otoscope.resampling.nulls import random_dictionary
-from otoscope.runs.inputs import Clips, Features
+from otoscope.runs.inputs import Clips
 from otoscope.sae.config import TrainConfig
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.train import begin, train_steps
@@ -244,7 +244,7 @@ def held_out_scores(found: Dictionary, world: World) -> Scores:
     units = clip_means(found.codes, world)
     about = replace(ABOUT, protocol="held_out")
     records = list(reconstruction_records(meter.result(), "test", about))
-    records += measure_representation(Features(units, units), world.clips, HeldOutSettings(), about).records
+    records += measure_representation(units, world.clips, HeldOutSettings(), about).records
     return means(records)
 
 
