@@ -146,18 +146,38 @@ def test_recovered_share_is_one_for_untouched_zero_for_ablated_and_undefined_wit
     assert few.recovered == pytest.approx(0.9, abs=0.01)
 
 
-def test_interval_of_an_equal_share_in_all_groups_is_a_bound_or_missing() -> None:
+def test_interval_of_a_share_is_that_of_paired_clips() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"g{i}" for i in range(10)], 12)
+    untouched, ablated = (rng.random(120) < 0.7).astype(float), (rng.random(120) < 0.2).astype(float)
+    harm = untouched.mean() - ablated.mean()
+    same = score_shares(untouched, untouched, ablated, groups)
+    assert same[3:6] == pytest.approx((1.0, 1 - 1.96 / 120 / harm, 1 + 1.96 / 120 / harm), abs=1e-4)
+    lost = untouched.copy()
+    lost[[np.flatnonzero(untouched[i : i + 12])[0] + i for i in range(0, 108, 12)]] = 0.0
+    nine = score_shares(lost, untouched, ablated, groups)
+    share = 1 - 9 / 120 / harm
+    change = lost - share * untouched - (1 - share) * ablated
+    assert nine.recovered == pytest.approx(share)
+    assert share - nine.low >= 1.95 * np.sqrt(1 + np.square(change).sum()) / 120 / harm
+
+
+def test_interval_of_an_equal_share_in_all_groups_is_of_clips_or_missing() -> None:
     groups = np.repeat(["a", "b", "c"], 10)
     right, wrong = np.ones(30), np.zeros(30)
     found = score_shares(right, right, wrong, groups)
-    # 30 clips without an error hide an error rate of up to 1 - 0.025 ** (1 / 30)
-    assert found[3:6] == pytest.approx((1.0, 0.025 ** (1 / 30), 1.0))
+    # no share exceeds that of the best accuracy
+    assert found[3:6] == pytest.approx((1.0, 1 - 1.96 / 30, 1.0), abs=1e-4)
     half = np.tile([1.0, 0.0], 15)
     found = score_shares(half, right, half, groups)
-    assert found[3:6] == pytest.approx((0.0, -2 * (1 - 0.025 ** (1 / 30)), 2 * (1 - 0.025 ** (1 / 30))))
+    assert found[3:6] == pytest.approx((0.0, -2 * 1.96 / 30, 2 * 1.96 / 30), abs=1e-4)
+    # rates of errors improve downwards
+    assert score_shares(wrong, wrong, right, groups)[3:6] == pytest.approx((1.0, 1 - 1.96 / 30, 1.0), abs=1e-4)
     rates = score_shares(0.9 * right, right, 0.5 * right, groups)
     assert rates.recovered == pytest.approx(0.8)
     assert np.isnan([rates.low, rates.high]).all()
+    one = score_shares(right, right, wrong, np.repeat("a", 30))
+    assert np.isnan([one.low, one.high]).all()
 
 
 def test_frame_cosine_of_equal_frames_is_exactly_one() -> None:

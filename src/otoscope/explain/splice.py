@@ -16,7 +16,7 @@ from otoscope.encoders.catalog import TrainedOn
 from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, EvaluationError
 from otoscope.resampling.groups import group_sums
-from otoscope.resampling.intervals import jackknife_sums, unseen_error
+from otoscope.resampling.intervals import Z, jackknife_sums
 from otoscope.resampling.nulls import random_dictionary
 from otoscope.sae.model import SparseAutoencoder
 
@@ -234,12 +234,14 @@ def score_shares(
     *,
     weights: Float[np.ndarray, " clips"] | None = None,
 ) -> SpliceScore:
-    """Return the mean scores of clips and the recovered share with its interval over groups.
+    r"""Return the mean scores of clips and the recovered share with its interval over groups.
 
     The share is undefined (NaN) if the 95 % interval of `untouched - ablated` over groups includes 0: the ablation then
-    does no harm beyond noise. An interval of zero width, because leaving out groups changes nothing, is replaced by the
-    error rate that so many clips can hide (`unseen_error`) where scores are right or wrong, and is missing elsewhere.
-    `weights` weight the clips, for example by their number of words.
+    does no harm beyond noise. The interval is that of the jackknife of the share $r = (s - a) / (u - a)$ itself. Where
+    scores are right or wrong it is at least that of independent clips, whose standard error is
+    $\sqrt{1 + \sum_i (s_i - r u_i - (1 - r) a_i)^2} / (n |u - a|)$: for $r = 1$ McNemar's, of the clips on which the
+    spliced and the untouched pass disagree. An interval of zero width is missing elsewhere. `weights` weight the clips,
+    for example by their number of words.
     """
     if not len(spliced) == len(untouched) == len(ablated) == len(groups):
         raise EvaluationError("give one score per clip for the spliced, the untouched and the ablated layer")
@@ -257,10 +259,16 @@ def score_shares(
     harmless = bool(harm_low <= 0 <= harm_high) or total[1] == total[2]
     share_of, ends = (math.nan, (math.nan, math.nan)) if harmless else (float(value), (float(low), float(high)))
     spliced_mean, untouched_mean, ablated_mean = (float(x) for x in total[:3] / total[3])
-    if ends[0] == ends[1]:
-        harm, right = untouched_mean - ablated_mean, np.isin(np.stack([spliced, untouched, ablated]), (0.0, 1.0)).all()
-        reach = unseen_error([len(spliced)]) / abs(harm) if right else math.nan
-        ends = share_of - reach, min(share_of + reach, max((1.0 - ablated_mean) / harm, share_of))
+    if np.isin(np.stack([spliced, untouched, ablated]), (0.0, 1.0)).all():
+        harm = untouched_mean - ablated_mean
+        # zero on a clip where the spliced pass agrees with the one that the share says it equals
+        change = columns[:, 0] - share_of * columns[:, 1] - (1 - share_of) * columns[:, 2]
+        of_clips = np.square(change / weight.mean()).sum() + 1
+        reach = Z * math.sqrt(of_clips) / (len(spliced) * abs(harm)) if harm else math.nan
+        most = max(((1.0 if harm > 0 else 0.0) - ablated_mean) / harm, share_of) if harm else math.nan
+        ends = min(ends[0], share_of - reach), min(max(ends[1], share_of + reach), most)
+    elif ends[0] == ends[1]:
+        ends = math.nan, math.nan
     return SpliceScore(spliced_mean, untouched_mean, ablated_mean, share_of, *ends, len(spliced), len(sums))
 
 
