@@ -10,10 +10,10 @@ import pytest
 
 from otoscope.artifacts import write_json, write_table
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.claims import Claims, TaskClaim
+from otoscope.protocols.claims import Claims, OrderingClaim, TaskClaim
 from otoscope.protocols.comparison import Estimate
 from otoscope.report.claims.page import PAGE, examine, write_claims
-from otoscope.report.figures.claims import SOURCES, task_figure
+from otoscope.report.figures.claims import SOURCES, layers_figure, task_figure
 from otoscope.report.run_data import read_run
 from tests.support.claim_studies import row, small_study, strict_study, strictly
 
@@ -61,6 +61,20 @@ def test_the_chart_of_the_task_counts_the_seeds_behind_its_points(seeds: dict[fl
     figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
     assert figure is not None
     assert said in figure.caption
+
+
+def test_layers_figure_shows_the_null_of_each_category() -> None:
+    measured = [
+        strictly("category_r2", 0.6, "dense", target=target, layer=layer, null_high=0.1 * (layer + 1))
+        for target in ("pitch", "mfcc")
+        for layer in (0, 1)
+    ]
+    figure = layers_figure({SOURCES[-1]: Claims(None, None, OrderingClaim(curves=to_table(measured)))})
+    assert figure is not None
+    assert figure.table["null_high"].to_list()[:4] == [0.1, 0.2, 0.1, 0.2]
+    drawn = json.dumps(figure.panels[0].chart.to_dict())
+    assert '"field": "null_high"' in drawn
+    assert "dashed, the upper end of its null" in figure.caption
 
 
 def test_two_groups_decide_none_of_the_claims() -> None:

@@ -139,7 +139,7 @@ def layers_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
             "large categories are counted more often. On held-out groups the chart shows the mean R² of each "
-            "category's factors from the dense layer, with its interval. The verdict rests on the centre of each "
+            "category's factors from the dense layer, with its interval and, dashed, the upper end of its null. The verdict rests on the centre of each "
             "curve: the mean layer number weighted with R²."
         ),
         panels=panels,
@@ -202,16 +202,22 @@ def _curves(rows: pl.DataFrame) -> pl.DataFrame:
         pl.lit("mean R²").alias("quantity"),
         pl.col("layer").cast(pl.String()),
         pl.col("target").alias("category"),
-        pl.col("value", "low", "high").fill_nan(None),
+        pl.col("value", "low", "high", "null_high").fill_nan(None),
     )
 
 
 def _by_layer(rows: pl.DataFrame) -> alt.LayerChart:
-    data = rows.select("layer", "target", "value", "low", "high").fill_nan(None).sort("target", "layer")
+    data = rows.select("layer", "target", "value", "low", "high", "null_high").fill_nan(None).sort("target", "layer")
     x = layer_axis(data["layer"].unique().sort().to_list())
     y = alt.Y("value:Q").title("mean R²").axis(format=PERCENT)
     base = alt.Chart(data).encode(x=x, color=fixed_colour("target:N", CATEGORY_COLOURS))
-    return layered(*intervals(data, base, "mean R²", band=True), *curve(base, y, _tips("layer:Q", "target:N")))
+    null = base.mark_line(strokeDash=[4, 3], strokeWidth=1.2).encode(y=alt.Y("null_high:Q").title("mean R²"))
+    tips = [*_tips("layer:Q", "target:N"), alt.Tooltip("null_high:Q", format=".3f", title="null, upper end")]
+    return layered(
+        *intervals(data, base, "mean R²", band=True),
+        *([null] if data["null_high"].is_not_null().any() else []),
+        *curve(base, y, tips),
+    )
 
 
 def _counts(data: pl.DataFrame) -> alt.LayerChart:
