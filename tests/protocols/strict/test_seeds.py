@@ -55,3 +55,13 @@ def test_compare_seeds_that_learned_the_sources_agree_more_than_frozen_decoders(
         record = found["sae", metric]
         assert record.value > found["frozen_decoder", metric].value + 0.1, metric
         assert record.null_high == max(found[name, metric].value for name in ("start", "frozen_decoder")), metric
+
+
+def test_compare_seeds_has_a_null_of_the_mean_over_latents():
+    """The value is a mean over latents, so the null varies as means do, not as single latents."""
+    rng = np.random.default_rng(0)
+    codes = [rng.normal(size=(60, 80)) for _ in range(2)]
+    atoms = [rng.normal(size=(80, 8)) for _ in range(2)]
+    found = compare_seeds(Dictionaries(atoms, codes), groups=np.repeat(np.arange(6), 10), about=ABOUT)
+    (record,) = (one for one in found.records if one.metric == "matched_correlation")
+    assert record.null_mean <= record.null_high < record.null_mean + 0.03

@@ -10,11 +10,15 @@ from jaxtyping import Float, Shaped
 
 from otoscope.metrics.record import Record
 from otoscope.metrics.stability import Reappearing, compare_dictionaries, match_latents, matched_latents
+from otoscope.resampling.groups import null_summary
 from otoscope.resampling.intervals import Score
 from otoscope.resampling.nulls import permute_rows
 
 PAIRS = 10
 """Maximum number of pairs of seeds to compare."""
+
+SHUFFLES = 3
+"""Permutations of the null of matched correlations: their mean over many latents varies little."""
 
 
 class Dictionaries(NamedTuple):
@@ -42,7 +46,7 @@ def compare_seeds(
     """Compare the dictionaries of several seeds by atoms, and the latents of the first with the others by codes.
 
     An interval spans the lowest and the highest pair of seeds. The mean of the null is that of two random dictionaries
-    of the same size (atoms), or of the codes of the other seed permuted over clips (latents). Its upper end is also
+    of the same size (atoms), or of the codes of the other seed permuted over clips (latents: the mean over latents, as in the value). Its upper end is also
     that of pairs of SAEs that learned no atoms, by representation: what these reach shows no learning. Each of these
     gets its own records.
     """
@@ -86,9 +90,9 @@ def _latent_record(
     codes: Sequence[Float[np.ndarray, "clips latents"]], reappearing: Reappearing, about: Record
 ) -> Record:
     values = [float(np.nanmean(match.correlation)) for match in reappearing.matches]
-    shuffled = match_latents(codes[0], permute_rows(codes[1], seed=0)).correlation
-    floor = float(np.nanmean(shuffled))
-    score = Score(*_mean_and_range(values), floor, float(np.nanquantile(shuffled, 0.95)))
+    shuffled = (match_latents(codes[0], permute_rows(codes[1], seed=seed)).correlation for seed in range(SHUFFLES))
+    mean, high = null_summary(np.asarray([np.nanmean(one) for one in shuffled]))
+    score = Score(*_mean_and_range(values), float(mean), float(high))
     return about.with_score("matched_correlation", score)
 
 
