@@ -8,6 +8,7 @@ from otoscope import formatting
 from otoscope.formatting import percent
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.comparison import Estimate
+from otoscope.protocols.strict.results import LayerLead
 
 
 def percent_with_interval(estimate: Estimate) -> str:
@@ -111,7 +112,26 @@ def dense_codes_caution(k: int, width: int) -> str:
     )
 
 
-def describe_lead(first: str, second: str, lead: Estimate) -> str:
+def describe_lead_with_p(lead: LayerLead) -> str:
+    """Describe a lead with interval and null, and its p value before and after the correction for several leads.
+
+    >>> lead = LayerLead("pitch", "mfcc", Estimate(-0.2, null_high=0.19), None, 0.072, 0.036, 2)
+    >>> describe_lead_with_p(lead).split("; ")[-1]
+    "p .036, .072 after Holm's correction for 2 leads)"
+    """
+    p = ""
+    if formatting.known(lead.alone):
+        p = f"p {_p(lead.alone)}"
+        if lead.family > 1:
+            p += f", {_p(lead.p)} after Holm's correction for {lead.family} leads"
+    return describe_lead(lead.first, lead.second, lead.estimate, p)
+
+
+def _p(value: float) -> str:
+    return formatting.decimal(value, 3).removeprefix("0")
+
+
+def describe_lead(first: str, second: str, lead: Estimate, p: str = "") -> str:
     """Describe the lead of one category's centre over another's in layers, with interval and null.
 
     >>> describe_lead("pitch", "mfcc", Estimate(-0.2, -0.37, -0.06, null_high=0.09))
@@ -122,6 +142,7 @@ def describe_lead(first: str, second: str, lead: Estimate) -> str:
     notes: list[str] = [_lead_interval(lead)] if lead.bounded else []
     if formatting.known(lead.null_high):
         notes.append(f"by chance up to {_layers(lead.null_high)} either way")
+    notes += [p] if p else []
     in_brackets = f" ({'; '.join(notes)})" if notes else ""
     distance = f"{_layers(lead.value)} layers {_direction(lead.value)}"
     return f"the centre of {first} lies {distance} that of {second}{in_brackets}"

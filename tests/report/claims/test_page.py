@@ -104,7 +104,7 @@ def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> No
         "mean over 2 layers: at 95\xa0% sparsity codes 60.0\xa0%",
         "on the same 12 factors",
         "the centre of pitch lies 1.20 layers before that of formants (0.60 to 2.00 before; by chance up to 0.30 "
-        "either way)",
+        "either way; p",
         '<a href="index.html">report</a>',
         "Glossary",
     ):

@@ -150,7 +150,14 @@ def test_order_of_layers_and_limits_are_spelled_out():
     assert order.text.endswith("beyond half a layer over the whole interval.")
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
     (resting,) = layer_findings(rows_of(lead, blocks))
-    assert resting.text.endswith("; without layer 0, the input of the first block, chance reaches as far.")
+    assert resting.text.endswith(
+        " (for formants, chance reaches as far without layer 0, the input of the first block)."
+    )
+    mfcc = replace(lead, target="pitch before mfcc")
+    p = [replace(lead, metric="layer_lead_p", value=0.036), replace(mfcc, metric="layer_lead_p", value=0.4)]
+    (both,) = layer_findings(rows_of(lead, mfcc, blocks, *p))
+    assert "by chance up to 0.30 either way; p .036, .072 after Holm's correction for 2 leads)" in both.text
+    assert both.text.count("without layer 0") == 1
     assert "factors 95\xa0% (90\xa0% to 99\xa0%)" in limit.text
     few = row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99, groups=2)
     assert "factors 95\xa0%. Margins" in limit_findings(rows_of(few))[0].text

@@ -76,6 +76,10 @@ class LayerLead:
     """Over the outputs of blocks alone; None where layer 0 is not among the layers."""
     p: float = math.nan
     """Probability of a lead as large by chance, adjusted for the number of leads (Holm)."""
+    alone: float = math.nan
+    """The same, of this lead by itself."""
+    family: int = 1
+    """Number of leads in the adjustment."""
 
     def beyond(self, sign: float) -> bool:
         """Return whether the whole interval is beyond half a layer in this direction, and the lead beyond chance."""
@@ -267,11 +271,8 @@ class StrictResults(ResultsTable):
         p, leads = holm(found), list[LayerLead]()
         for row in self.where(metric="layer_lead", split="test"):
             first, _, second = row["target"].partition(" before ")
-            leads.append(
-                LayerLead(
-                    first, second, Estimate.from_row(row), blocks.get(row["target"]), p.get(row["target"], math.nan)
-                )
-            )
+            by_chance = (p.get(row["target"], math.nan), found.get(row["target"], math.nan), len(found))
+            leads.append(LayerLead(first, second, Estimate.from_row(row), blocks.get(row["target"]), *by_chance))
         return leads
 
     @cached_property

@@ -46,7 +46,7 @@ def compare_seeds(
     """Compare the dictionaries of several seeds by atoms, and the latents of the first with the others by codes.
 
     An interval spans the lowest and the highest pair of seeds. The mean of the null is that of two random dictionaries
-    of the same size (atoms), or of the codes of the other seed permuted over clips (latents: the mean over latents, as in the value). Its upper end is also
+    of the same size (atoms), or of the codes of the other seed permuted over clips (latents). Its upper end is also
     that of pairs of SAEs that learned no atoms, by representation: what these reach shows no learning. Each of these
     gets its own records.
     """

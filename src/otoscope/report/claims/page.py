@@ -20,7 +20,7 @@ from otoscope.report.claims.setting import setting
 from otoscope.report.estimates import (
     caution_of_codes,
     decimal_with_interval,
-    describe_lead,
+    describe_lead_with_p,
     percent_with_interval,
     points,
 )
@@ -216,7 +216,7 @@ def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if claim is None:
             yield source, _absent(source, claims)
         elif claim.leads:
-            yield source, "; ".join(describe_lead(lead.first, lead.second, lead.estimate) for lead in claim.leads)
+            yield source, "; ".join(describe_lead_with_p(lead) for lead in claim.leads)
         else:
             counts = (f"{name} {_count(claim.early, name)} → {_count(claim.late, name)}" for name in claim.early)
             yield (

@@ -20,6 +20,7 @@ from otoscope.report.estimates import (
     capitalised,
     decimal_with_interval,
     describe_lead,
+    describe_lead_with_p,
     describe_readers,
     dimensions,
     interval,
@@ -94,7 +95,7 @@ REASONS: dict[Reason, str] = {
         ". That rests on layer 0, the input of the first block: over the outputs of blocks alone it does not exceed "
         "chance"
     ),
-    Reason.LEAD_UNCLEAR: ". An interval includes less than half a layer, or chance reaches as far",
+    Reason.LEAD_UNCLEAR: ". An interval includes less than half a layer, or chance over all leads reaches as far",
 }
 """Ends of sentences that depend on the reason alone."""
 
@@ -197,7 +198,7 @@ def describe_ordering(claim: OrderingClaim | None) -> VerdictText:
     judgement = claim and claim.decide()
     if claim is None or judgement is None:
         return NOT_ASKED
-    leads = (describe_lead(lead.first, lead.second, lead.estimate) for lead in claim.leads)
+    leads = map(describe_lead_with_p, claim.leads)
     match judgement.reason:
         case Reason.TOO_FEW_GROUPS:
             end = f": {_too_few(claim.groups)}"

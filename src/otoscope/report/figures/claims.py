@@ -139,7 +139,8 @@ def layers_figure(sources: Mapping[str, Claims]) -> Figure | None:
         caption=(
             "The study counts categories among the ten best-predicted factors of codes, in an early and a late layer; "
             "large categories are counted more often. On held-out groups the chart shows the mean R² of each "
-            "category's factors from the dense layer, with its interval and, dashed, the upper end of its null. The verdict rests on the centre of each "
+            "category's factors from the dense layer, with its interval and, "
+            "dashed, the upper end of its null. The verdict rests on the centre of each "
             "curve: the mean layer number weighted with R²."
         ),
         panels=panels,

@@ -22,7 +22,7 @@ from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, 
 from otoscope.report.estimates import (
     capitalised,
     caution_of_codes,
-    describe_lead,
+    describe_lead_with_p,
     describe_readers,
     dimensions,
     interval,
@@ -521,7 +521,7 @@ def _easier(share: Row | None, needed: int) -> str:
 
 LEADS: dict[LeadDecision, str] = {
     LeadDecision.DECIDED: "beyond half a layer over the whole interval",
-    LeadDecision.UNDECIDED: "but not beyond half a layer and chance",
+    LeadDecision.UNDECIDED: "but not beyond both half a layer and chance over all leads",
 }
 
 
@@ -530,9 +530,9 @@ def layer_findings(results: StrictResults) -> list[Finding]:
     said: list[str] = []
     for lead in results.leads:
         if lead.estimate.measured:
-            rests = "; without layer 0, the input of the first block, chance reaches as far"
+            rests = f" (for {lead.second}, chance reaches as far without layer 0, the input of the first block)"
             decision = LEADS.get(lead.decision, too_few(lead.estimate.groups))
-            text = describe_lead(lead.first, lead.second, lead.estimate)
+            text = describe_lead_with_p(lead)
             said.append(f"{text}, {decision}{rests if lead.rests_on_input else ''}")
     if not said:
         return []
