@@ -1,17 +1,28 @@
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import altair as alt
 import polars as pl
 import pytest
 import vl_convert as vlc
 
+from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.report.figures.charts import by_layer
+from otoscope.report.figures.classes import class_figures
+from otoscope.report.figures.figure import Figure, Panel, figure_chart
 from otoscope.report.figures.marks import PERCENT, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
-from otoscope.report.figures.theme import layer_colours
+from otoscope.report.figures.theme import PRINT_CONFIG, layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.run_data import RunData, read_run
+from otoscope.report.sections.methods import methods
+from otoscope.report.sections.overview import overview
 from tests.report.conftest import Made
+from tests.support.finished_run import make_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -253,3 +264,74 @@ def test_axes_of_fractions_have_as_many_decimals_as_their_ticks_need() -> None:
     )
     labels = re.findall(r">([\d.]+%)<", svg)
     assert len(labels) == len(set(labels)) > 5
+
+
+@pytest.mark.parametrize(("offset", "axis"), [("yOffset", 1), ("xOffset", 0)])
+def test_figure_chart_keeps_offset_points_in_their_own_row(offset: str, axis: int) -> None:
+    """Panels with few rows come first, so that a shared offset scale would be wider than the rows of the last."""
+
+    def panel(groups: int) -> Panel:
+        rows = [{"group": f"g{i:02d}", "series": name, "v": 1} for i in range(groups) for name in ("dense", "codes")]
+        place = {"yx"[axis]: "v:Q", "xy"[axis]: "group:N", offset: "series:N"}
+        return Panel(alt.Chart(pl.DataFrame(rows)).mark_point().encode(color="series:N", **place))
+
+    figure = Figure("f", "title", "caption", [panel(2), panel(12)], pl.DataFrame(), height=240)
+    svg = vlc.vegalite_to_svg(figure_chart(figure, PRINT_CONFIG).to_dict(validate=False))
+    marks = re.findall(r'aria-label="([^"]*group[^"]*)"[^>]*transform="translate\(([^)]*)\)', svg)
+    found = [(*re.findall(r"(?:group|series): (\w+)", label), place) for label, place in marks]
+    last = {(group, series): float(place.split(",")[axis]) for group, series, place in found[4:]}
+    assert len(last) == 24
+    step = (last["g11", "dense"] - last["g00", "dense"]) / 11
+    shifts = [last[f"g{i:02d}", "codes"] - last[f"g{i:02d}", "dense"] for i in range(12)]
+    assert all(0 < abs(shift) < step / 2 for shift in shifts), (step, shifts)
+
+
+def _of_both_protocols(folder: Path, seeds: dict[int, float]) -> RunData:
+    """Return a run of a held-out protocol and of the strict one, with a score of the codes by seed."""
+    make_run(folder, layers=(3,), sae_layers=(3,))
+    shared: dict[str, Any] = {"metric": "task_balanced_accuracy", "split": "test", "protocol": "strict", "layer": 3}
+    shared |= {"target": "technique", "n": 40, "groups": 4, "low": 0.1, "high": 0.9}
+    records = [Record(**shared, representation="dense", value=0.8)]
+    for seed, value in seeds.items():
+        sae: dict[str, Any] = {
+            "sae_id": f"layer03-frames-default-m64-k6-seed{seed}",
+            "seed": seed,
+            "sparsity": 0.9,
+            "latents": 64,
+            "k": 6,
+        }
+        records.append(Record(**shared, representation="sae", value=value, **sae))
+        records.append(replace(records[-1], metric="reappearing_share", target="", split="all"))
+    path = folder / "results.parquet"
+    write_table(path, pl.concat([read_table(path), to_table(records)]))
+    path = folder / "predictions.parquet"
+    held_out = read_table(path)
+    strict = held_out.filter((pl.col("representation") == "dense") | (pl.col("sparsity") == 0.9))
+    strict = strict.with_columns(protocol=pl.lit("strict"))
+    of_codes = pl.when(pl.col("representation") == "sae")
+    strict = strict.with_columns(
+        sae_id=of_codes.then(pl.lit("layer03-frames-default-m64-k6-seed0")).otherwise(pl.col("sae_id"))
+    )
+    write_table(path, pl.concat([held_out, strict]))
+    return read_run(folder)
+
+
+def test_class_figures_name_protocol_and_seed_and_the_scores_of_other_seeds(tmp_path: Path) -> None:
+    run = _of_both_protocols(tmp_path, {0: 0.6, 1: 0.5})
+    (figure,) = class_figures(run)
+    caption = figure.caption.replace("\u00a0", " ")
+    assert "layer 3 and its codes at 90 % sparsity (seed 0), in the protocol strict." in caption
+    assert "codes is 55.0 % as the mean of 2 seeds, ranging from 50.0 % to 60.0 %." in caption
+    assert figure.title == "Errors of the probes of the technique (protocol strict, SAE codes: seed 0)"
+    assert figure.table.select("probe", "protocol", "seed").unique(maintain_order=True).rows() == [
+        ("dense layer", "strict", None),
+        ("SAE codes", "strict", 0),
+    ]
+    said = dict(methods(run).paragraphs)
+    assert "sections “Strict protocol” and “Errors by class and group” show the protocol strict" in said["Choices"]
+    assert "Recall from the codes of the first seed is no higher" in " ".join(overview(run, "").sentences)
+
+
+def test_class_figures_of_one_seed_claim_no_other_seeds(tmp_path: Path) -> None:
+    (figure,) = class_figures(_of_both_protocols(tmp_path, {0: 0.6}))
+    assert "seeds" not in figure.caption

@@ -6,7 +6,7 @@ from dataclasses import replace
 import altair as alt
 import polars as pl
 
-from otoscope.formatting import NBSP, comma_list, count, sparsity
+from otoscope.formatting import NBSP, comma_list, count, percent, sparsity
 from otoscope.metrics.predictions import accuracy_by_group, class_names, confusion, recall_by_class
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.strict.results import StrictResults
@@ -56,38 +56,58 @@ def class_figures(run: RunData) -> list[Figure]:
     labels = [] if run.predictions is None else run.predictions["label"].unique(maintain_order=True).to_list()
     found = [(label, shown_probes(run, label)) for label in labels]
     drawn = [(label, probes) for label, probes in found if probes]
-    figures = [_figure(number, *pair, noun) for number, pair in enumerate(drawn[:MAX_LABELS], start=1)]
+    strict = StrictResults.of(run.results.rows)
+    figures = [
+        _figure(number, *pair, noun, _over_seeds(strict, pair[0])) for number, pair in enumerate(drawn[:MAX_LABELS], 1)
+    ]
     if further := [label for label, _ in drawn[MAX_LABELS:]]:
         note = f"Labels without a figure here: {comma_list(further)}; otoscope.plot.confusion and recall draw them."
         figures[-1] = replace(figures[-1], notes=[*figures[-1].notes, note])
     return figures
 
 
-def _figure(number: int, label: str, probes: Probes, noun: str) -> Figure:
+def _over_seeds(strict: StrictResults, label: str) -> str:
+    """Return the score of the codes over seeds, as a sentence after a blank; empty with one seed."""
+    rows = strict.compared("task_balanced_accuracy", label).filter(pl.col("representation") == CODES)
+    scores = rows["value"].drop_nans().drop_nulls().to_list()
+    if len(scores) < 2:
+        return ""
+    return (
+        f" Other seeds differ: the balanced accuracy of the codes is {percent(sum(scores) / len(scores))} as the "
+        f"mean of {len(scores)} seeds, ranging from {percent(min(scores))} to {percent(max(scores))}."
+    )
+
+
+def _figure(number: int, label: str, probes: Probes, noun: str, over_seeds: str) -> Figure:
     first = next(iter(probes.values()))
     groups, clips = first["group"].n_unique(), first.height
     panels = [*confusion_panels(probes), recall_panel(probes), groups_panel(probes, noun)]
     reading = (
         "Matrices: rows are true classes, columns predicted ones; the shade is the share of the row, the number counts "
         f"clips. Recall: share of a class's clips that are predicted right, with a 95{NBSP}% interval over {noun}s; "
-        "its mean is the balanced accuracy. Grey: share of all clips with this prediction, the recall expected by "
-        f"chance. Last: share of each {noun}'s clips that are predicted right."
+        "its mean is the balanced accuracy of these predictions. Grey: share of all clips with this prediction, the "
+        f"recall expected by chance. Last: share of each {noun}'s clips that are predicted right."
     )
+    source = [f"protocol {first['protocol'][0]}"]
+    source += [f"{name}: seed {rows['seed'][0]}" for name, rows in probes.items() if rows["seed"][0] is not None]
     return Figure(
         name=f"classes-{number}",
-        title=f"Errors of the probes of the {label}",
+        title=f"Errors of the probes of the {label} ({', '.join(source)})",
         caption=(
-            f"Predictions for {count(clips, 'test clip')} of {count(groups, noun)}, from {_source(first, probes)}. "
-            f"{reading if number == 1 else 'Read it like the first figure of this section.'}"
+            f"Predictions for {count(clips, 'test clip')} of {count(groups, noun)}, from {_source(first, probes)}."
+            f"{over_seeds} {reading if number == 1 else 'Read it like the first figure of this section.'}"
         ),
         panels=panels,
-        table=pl.concat(
-            [recall_by_class(rows).select(pl.lit(name).alias("probe"), pl.all()) for name, rows in probes.items()]
-        ),
+        table=pl.concat([_table(name, rows) for name, rows in probes.items()]),
         height=height(probes),
         legend=list(probes),
         notes=["Every prediction: predictions.parquet."],
     )
+
+
+def _table(name: str, rows: pl.DataFrame) -> pl.DataFrame:
+    probe = rows.select(pl.lit(name).alias("probe"), "protocol", "seed").head(1)
+    return probe.join(recall_by_class(rows), how="cross")
 
 
 def height(probes: Probes) -> int:
@@ -99,9 +119,10 @@ def height(probes: Probes) -> int:
 
 
 def _source(first: pl.DataFrame, probes: Probes) -> str:
-    codes = probes.get(SERIES[CODES])
-    at = "" if codes is None else f" and its codes at {sparsity(codes['sparsity'][0])} sparsity"
-    return f"layer {first['layer'][0]}{at}"
+    at = ""
+    if (codes := probes.get(SERIES[CODES])) is not None:
+        at = f" and its codes at {sparsity(codes['sparsity'][0])} sparsity (seed {codes['seed'][0]})"
+    return f"layer {first['layer'][0]}{at}, in the protocol {first['protocol'][0]}"
 
 
 def confusion_panels(probes: Probes) -> list[Panel]:

@@ -55,7 +55,10 @@ def _without_legend(layer: dict[str, Any]) -> dict[str, Any]:
 
 
 def figure_chart(figure: Figure, config: Mapping[str, Any]) -> AnyChart:
-    """Return a figure as one chart: all panels on one sheet, two per row, or four if they are small."""
+    """Return a figure as one chart: all panels on one sheet, two per row, or four if they are small.
+
+    Each panel has its own offset scale: a shared one takes the width of a row or column from the first panel.
+    """
     several = len(figure.panels) > 1
     width = 220 if figure.small else (320 if several else 640)
     panels = [
@@ -65,4 +68,4 @@ def figure_chart(figure: Figure, config: Mapping[str, Any]) -> AnyChart:
     if not several:
         return panels[0].configure(**config)
     sheet = alt.concat(*panels, columns=4 if figure.small else 2, spacing=24, title=figure.title)
-    return sheet.configure(**config)
+    return sheet.resolve_scale(xOffset="independent", yOffset="independent").configure(**config)

@@ -36,7 +36,7 @@ def strict_method(run: RunData) -> str | None:
         return None
     values = (run.config.get("evaluate") or {}).get(NAME)
     settings = StrictSettings.model_validate(values if isinstance(values, Mapping) else {})
-    return " ".join([*_reading(settings, run), *_beside(settings), *_limits(settings)])
+    return " ".join([*_reading(settings, run), *_beside(settings, run), *_limits(settings)])
 
 
 def _reading(settings: StrictSettings, run: RunData) -> list[str]:
@@ -61,13 +61,14 @@ def _reading(settings: StrictSettings, run: RunData) -> list[str]:
     ]
 
 
-def _beside(settings: StrictSettings) -> list[str]:
+def _beside(settings: StrictSettings, run: RunData) -> list[str]:
     names = comma_list(representation_label(name) for name in settings.baselines)
     sentences = [f"Baselines: {names}."] if settings.baselines else []
     if settings.seeds > 1:
+        errors = "; predicted classes are those of the first seed alone" if run.predictions is not None else ""
         sentences.append(
             f"The compared dictionary is trained with {settings.seeds} seeds; scores of codes are means over seeds, "
-            "with intervals over groups and seeds."
+            f"with intervals over groups and seeds{errors}."
         )
     return sentences
 
@@ -302,7 +303,9 @@ def _choices(run: RunData) -> str:
         nearest = "" if at == wanted else f", the nearest trained to {wanted}"
         sentences.append(f"Where a single sparsity is shown, it is {at}{nearest}.")
     if others := results.protocols[1:]:
-        strictly = "; the section “Strict protocol” shows the protocol strict" if "strict" in others else ""
+        names = ["“Strict protocol”", *(["“Errors by class and group”"] if run.predictions is not None else [])]
+        shows = f"section{'s' if names[1:] else ''} {comma_list(names)} show{'' if names[1:] else 's'}"
+        strictly = f"; the {shows} the protocol strict" if "strict" in others else ""
         more = [name for name in others if name != "strict"]
         also = f"; the results also hold {comma_list(more)}" if more else ""
         sentences.append(f"Charts and tables show the protocol {results.protocol}{strictly}{also}.")

@@ -162,7 +162,8 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
     main = results.main
     for comparison in results.task_comparisons[:1]:
         question = comparison.metric, DENSE, comparison.target
-        rows = {"the layer": results.one(*question), "the codes": results.first_codes(question[0], question[2])}
+        codes_read = "the codes of the first seed" if len(results.sae_ids) > 1 else "the codes"
+        rows = {"the layer": results.one(*question), codes_read: results.first_codes(question[0], question[2])}
         unread = [unread_classes(run, question[2], row, source=name) for name, row in rows.items() if row]
         of_task = _task(comparison, results, at=main["sparsity"] if main is not None else None)
         yield f"{of_task}{''.join(unread)}"
