@@ -239,9 +239,9 @@ def score_shares(
     The share is undefined (NaN) if the 95 % interval of `untouched - ablated` over groups includes 0: the ablation then
     does no harm beyond noise. The interval is that of the jackknife of the share $r = (s - a) / (u - a)$ itself. Where
     scores are right or wrong it is at least that of independent clips, whose standard error is
-    $\sqrt{1 + \sum_i (s_i - r u_i - (1 - r) a_i)^2} / (n |u - a|)$: for $r = 1$ McNemar's, of the clips on which the
-    spliced and the untouched pass disagree. An interval of zero width is missing elsewhere. `weights` weight the clips,
-    for example by their number of words.
+    $\sqrt{1 + \sum_i (s_i - r u_i - (1 - r) a_i)^2} / (n \lvert u - a \rvert)$: for $r = 1$ McNemar's, of the clips on
+    which the spliced and the untouched pass disagree. An interval of zero width is missing elsewhere. `weights` weight
+    the clips, for example by their number of words.
     """
     if not len(spliced) == len(untouched) == len(ablated) == len(groups):
         raise EvaluationError("give one score per clip for the spliced, the untouched and the ablated layer")
