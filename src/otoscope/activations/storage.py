@@ -6,6 +6,7 @@ files are downloaded once into a content-addressed cache and mapped from there.
 """
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Generator
@@ -248,7 +249,7 @@ class RemoteStorage:
 
         if is_cached():
             return cached
-        with _translate_errors(address), _download_lock(sha256):
+        with _translate_errors(address), _download_lock(address):
             if is_cached():
                 return cached
             check_size(address, self.size(relative), record)
@@ -301,9 +302,11 @@ class RemoteStorage:
         """Return size and SHA-256 of a file; files of other processes are downloaded for it."""
         if relative in self.uploaded:
             return self.uploaded[relative]
-        with _translate_errors(f"{self.address}/{relative}"), tempfile.TemporaryDirectory() as folder:
+        address = f"{self.address}/{relative}"
+        with _translate_errors(address), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "file"
-            self.files.get_file(self._path(relative), str(path))
+            with _download_lock(address):
+                self.files.get_file(self._path(relative), str(path))
             return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
     def remove(self, relative: str) -> None:
@@ -361,11 +364,11 @@ def _cache() -> Path:
     return user_path(folder) if folder else cache_folder() / "stores"
 
 
-def _download_lock(sha256: str) -> FileLock:
-    """Return the lock of a download; files that share the first two digits share a lock, which bounds their number."""
+def _download_lock(address: str) -> FileLock:
+    """Return the lock of downloads of a file; 256 locks serve all addresses, which bounds their number."""
     folder = _cache() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{sha256[:2]}.lock")
+    return FileLock(folder / f"{hashlib.sha256(address.encode()).hexdigest()[:2]}.lock")
 
 
 def open_storage(address: "str | Path | Storage") -> Storage:
