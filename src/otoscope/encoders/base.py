@@ -10,7 +10,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import cached_property
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -253,7 +253,7 @@ class BatchedEncoder(ABC):
         mask = torch.arange(max(counts))[None, :] < torch.tensor(counts)[:, None]
         return Encoded(states, mask, tokens)
 
-    def side_by_side(self) -> Self:
+    def side_by_side(self) -> "BatchedEncoder":
         """Return this encoder with several passes at a time on a CPU, which share its threads and its weights.
 
         Many products on one thread each use the cores better than one product on all of them. A pass has the same
@@ -266,7 +266,7 @@ class BatchedEncoder(ABC):
         return replace(self, runtime=replace(self.runtime, threads=threads // passes, passes=passes))
 
     @cached_property
-    def _copies(self) -> list[Self]:
+    def _copies(self) -> "list[BatchedEncoder]":
         """One encoder per simultaneous pass: hooks and buffers of a pass are its own, weights are shared."""
         tensors = [*self.model.parameters(), *self.model.buffers()]
         packed = [module for module in self.model.modules() if isinstance(module, PackedLinear)]
@@ -283,7 +283,7 @@ class BatchedEncoder(ABC):
         if runtime.passes == 1:
             yield from (self._run_forward(arrays, layers) for arrays in inputs)
             return
-        idle: SimpleQueue[Self] = SimpleQueue()
+        idle: SimpleQueue[BatchedEncoder] = SimpleQueue()
         for encoder in self._copies:
             idle.put(encoder)
 

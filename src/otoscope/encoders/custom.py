@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class WrappedEncoder(BatchedEncoder):
         """Count the complete receptive fields in a clip."""
         return max((samples - self.field_samples) // self.hop_samples + 1, 0)
 
-    def side_by_side(self) -> Self:
+    def side_by_side(self) -> "WrappedEncoder":
         """Return this encoder: an unknown module may not be copied or run in several threads."""
         return self
 
