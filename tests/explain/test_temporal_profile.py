@@ -56,6 +56,21 @@ def test_persistence_is_the_decay_of_the_autocorrelation(decay_s: float) -> None
     assert profile.persistence_s == pytest.approx(decay_s, rel=0.2)
 
 
+def test_persistence_ignores_differences_between_clips() -> None:
+    rng = np.random.default_rng(0)
+    shuffled = [level * (1 + 0.1 * rng.random(100)) for level in (0.0, 1.0, 5.0, 9.0)]
+    assert temporal_profile(shuffled, frame_s=FRAME_S).persistence_s <= FRAME_S
+    constant = [np.full(100, level, dtype=np.float32) for level in (0.1, 0.3)]
+    assert np.isnan(temporal_profile(constant, frame_s=FRAME_S).persistence_s)
+
+
+def test_modulation_slower_than_the_lowest_rate_has_no_strongest_rate() -> None:
+    time_s = np.arange(400) * FRAME_S
+    slow = [1 + np.sin(2 * np.pi * 0.25 * time_s + phase) for phase in range(5)]
+    assert np.isnan(temporal_profile(slow, frame_s=FRAME_S).modulation_hz)
+    assert np.isnan(temporal_profile(slow, frame_s=1.0).modulation_hz)
+
+
 def test_sound_onsets_are_rises_after_quiet() -> None:
     levels = np.full(200, -70.0)
     levels[40:80] = levels[120:] = -20.0

@@ -11,6 +11,8 @@ from otoscope.errors import EvaluationError
 
 SYLLABLES_HZ = (4.0, 8.0)
 """Range of modulation rates of syllables and of vibrato."""
+SLOWEST_HZ = 1.0
+"""Lower end of modulation rates; slower changes are those of the clip as a whole."""
 BEFORE_S, AFTER_S = 0.1, 0.5
 """Time around an onset that is averaged."""
 RISE_DB = 15.0
@@ -26,8 +28,9 @@ class TemporalProfile:
     `lag_s` is the time from a sound onset to the moment at which the onset-aligned mean activation passes half of its
     rise, NaN without onsets or if the rise is below three standard errors; `onsets` is their number. `duration_s` is
     the median length of uninterrupted firing, `persistence_s` the time in which the autocorrelation of the activation
-    falls to 1/e. `modulation_hz` is the rate with the largest power of the activation's fluctuation, `syllable_share`
-    the share of its power from 4 to 8 Hz.
+    around its mean in each clip falls to 1/e. `modulation_hz` is the rate with the largest power of the activation's
+    fluctuation from `SLOWEST_HZ` on, NaN if the power falls from there; `syllable_share` is the share of this power
+    from 4 to 8 Hz.
     """
 
     lag_s: float
@@ -62,12 +65,14 @@ def temporal_profile(
     spectrum_hz, power = _modulation(activations, frame_s)
     inside = (spectrum_hz >= SYLLABLES_HZ[0]) & (spectrum_hz <= SYLLABLES_HZ[1])
     total = float(power.sum())
+    # at the lowest rate there is no maximum: slower changes are stronger
+    peak = int(power.argmax()) if total > 0 else 0
     return TemporalProfile(
         lag_s=_lag(activations, frame_s, onsets_s, first_s),
         onsets=sum(map(len, onsets_s)),
         duration_s=_duration(activations, frame_s),
         persistence_s=_persistence(activations, frame_s),
-        modulation_hz=float(spectrum_hz[power.argmax()]) if total > 0 else math.nan,
+        modulation_hz=float(spectrum_hz[peak]) if peak > 0 else math.nan,
         syllable_share=float(power[inside].sum() / total) if total > 0 else math.nan,
     )
 
@@ -134,16 +139,17 @@ def _run_lengths(fires: Bool[np.ndarray, " frames"]) -> Float[np.ndarray, " runs
 
 
 def _persistence(activations: Sequence[Float[np.ndarray, " frames"]], frame_s: float) -> float:
-    longest = max((len(activation) for activation in activations), default=0)
-    if longest < 2:
+    """Return the time in which the autocorrelation within clips falls to 1/e, interpolated between frames.
+
+    Differences between clips never decay; each clip is centred on its own mean.
+    """
+    if not any(np.ptp(a) > 0 for a in activations if len(a)):
         return math.nan
-    every = np.concatenate(list(activations)).astype(np.float64)
-    mean, variance = every.mean(), every.var()
-    if variance <= 0:
-        return math.nan
+    centred = [a - a.mean(dtype=np.float64) for a in activations if len(a)]
+    longest, variance = max(map(len, centred)), float(np.square(np.concatenate(centred)).mean())
     previous = 1.0
     for lag in range(1, longest):
-        pairs = [(a[:-lag] - mean, a[lag:] - mean) for a in activations if len(a) > lag]
+        pairs = [(a[:-lag], a[lag:]) for a in centred if len(a) > lag]
         number = sum(len(one) for one, _ in pairs)
         now = float(sum(one @ other for one, other in pairs)) / number / variance
         if now <= math.exp(-1):
@@ -166,5 +172,5 @@ def _modulation(
         for start in range(0, len(fluctuation), length):
             power += np.square(np.abs(np.fft.rfft(fluctuation[start : start + length], length)))
     rates_hz = np.fft.rfftfreq(length, frame_s)
-    audible = rates_hz >= 1.0  # slower changes are those of the clip as a whole
-    return rates_hz[audible], power[audible]
+    kept = rates_hz >= SLOWEST_HZ
+    return rates_hz[kept], power[kept]

@@ -3,6 +3,7 @@
 import altair as alt
 import polars as pl
 
+from otoscope.explain.temporal_profile import SLOWEST_HZ
 from otoscope.formatting import count
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import curve, intervals, layered, series_colour
@@ -95,7 +96,9 @@ def temporal_profile(rows: pl.DataFrame | None) -> Figure | None:
         title="When latents fire",
         caption=(
             "Time from a sound onset to half of the rise, median length of uninterrupted firing, time in which the "
-            "autocorrelation of the activation falls to 1/e, and the rate with the largest power of its fluctuation."
+            "autocorrelation of the activation around its mean in each clip falls to 1/e, and the rate from "
+            f"{SLOWEST_HZ:g} Hz on with the largest power of its fluctuation. Latents without a rise, or whose power "
+            f"falls from {SLOWEST_HZ:g} Hz, are left out there."
         ),
         panels=panels,
         table=rows.select("latent", *TIMES, "onsets", "syllable_share"),

@@ -11,6 +11,7 @@ from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import pitch_hz
+from otoscope.explain.temporal_profile import SLOWEST_HZ
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
 from otoscope.resampling.intervals import MIN_GROUPS
 
@@ -150,7 +151,8 @@ def _timing(row: Mapping[str, Any]) -> str:
         heard = "" if row["lag_s"] >= 0 else "; a frame also depends on the sound after it"
         parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({row['onsets']:,} onsets{heard})")
     if known(row["syllable_share"]):
-        parts.append(f"{percent(row['syllable_share'], 0)} of its modulation from 4 to 8 Hz")
+        share = percent(row["syllable_share"], 0)
+        parts.append(f"{share} of its modulation above {SLOWEST_HZ:g}{NBSP}Hz is from 4 to 8{NBSP}Hz")
     return f"In time: {'; '.join(parts)}." if parts else ""
 
 
