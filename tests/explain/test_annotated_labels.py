@@ -75,6 +75,21 @@ def test_score_labels_rarely_exceeds_the_null_for_codes_that_know_nothing():
     assert sum(p <= 1 / 21 for p in small) <= 6
 
 
+def test_score_labels_has_no_null_above_the_largest_f1():
+    rng = np.random.default_rng(13)
+    frames = frames_of(rng)
+    # one clip of each group has this label throughout, and so has each latent a quarter of the clips
+    whole = [AnnotatedInterval("notes", 0.2 * turn, 0.2 * turn + 0.2, "long") for turn in range(10)]
+    has = {4 * group + int(rng.integers(4)) for group in range(CLIPS // 4)}
+    frames = replace(frames, intervals=[whole if clip in has else own for clip, own in enumerate(frames.intervals)])
+    codes = rng.exponential(size=(len(frames.clip), 8)) * (rng.random((len(frames.clip), 8)) < 0.02)
+    for latent in range(8):
+        codes[np.isin(frames.clip, rng.choice(CLIPS, CLIPS // 4, replace=False)), latent] = 1.0
+    scores = score_labels(frames, [latent_units(csr_matrix(codes.astype(np.float32)), ~frames.test)])
+    assert scores.filter(label="long")["f1_null_high"].item() == 1
+    assert scores["f1_null_high"].max() == 1
+
+
 def filled(frames: AnnotatedFrames, rng: np.random.Generator) -> AnnotatedFrames:
     """Clips of which every second one of a group has one label from its start to its end."""
     has = np.concatenate([rng.permutation([True, False] * 2) for _ in range(CLIPS // 4)])

@@ -62,7 +62,8 @@ UNIT_COLUMNS: dict[str, Any] = {
     "events_fit": pl.Int64(), "events_test": pl.Int64(), "groups": pl.Int64(),
 }  # fmt: skip
 """Columns of the table. `unit` is latent, dense or cluster; `number` is its index, -1 - i for low values of a dense
-unit i; `place` is where in the label the unit is strongest: start, middle, end, or steady.
+unit i; `place` is where in the label the unit is strongest: start, middle, end, or steady. With `f1_null_high` of 1, no
+F1 is beyond chance: there are too few labelled frames to test.
 """
 
 
@@ -201,6 +202,7 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
             for position, ((unit, _), threshold) in enumerate(zip(chosen, thresholds, strict=True))
         ]
         family = compare_with_maximum(np.array([score["f1"] for score in scores]), nulls)
+        highs = np.minimum(family.high, 1.0)  # the largest F1
         for position, label in enumerate(labels):
             unit, threshold = int(chosen[position, 0]), thresholds[position]
             low_side = kind.kind == "dense" and unit >= kind.values.shape[1] // 2
@@ -209,7 +211,7 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
                     "tier": label[0], "label": label[1], "unit": kind.kind,
                     "number": -1 - (unit - kind.values.shape[1] // 2) if low_side else unit,
                     "threshold": -threshold if low_side else threshold, "f1_fit": float(fitted[position]),
-                    "f1_null_mean": float(nulls[:, position].mean()), "f1_null_high": float(family.high[position]),
+                    "f1_null_mean": float(nulls[:, position].mean()), "f1_null_high": float(highs[position]),
                     "p_value": float(family.p_value[position]), **scores[position],
                 }
             )  # fmt: skip

@@ -102,12 +102,13 @@ def test_runs_without_annotations_have_no_section(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("p", "groups", "statement"),
+    ("p", "groups", "null_high", "statement"),
     [
-        (0.2, 9, "not beyond chance"),
-        (0.04, 2, "beyond chance in 2 test groups, too few for a claim"),
-        (0.04, 3, "beyond chance"),
+        (0.2, 9, 0.99, "not beyond chance"),
+        (0.2, 9, 1.0, "too few to test"),
+        (0.04, 2, 0.3, "beyond chance in 2 test groups, too few for a claim"),
+        (0.04, 3, 0.3, "beyond chance"),
     ],
 )
-def test_label_statement_follows_from_p_and_groups(p, groups, statement):
-    assert label_statement(p, groups) == statement
+def test_label_statement_follows_from_p_groups_and_null(p, groups, null_high, statement):
+    assert label_statement(p, groups, null_high) == statement

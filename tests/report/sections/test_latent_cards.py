@@ -144,6 +144,14 @@ def test_cards_of_two_test_groups_are_not_counted_among_those_that_beat_their_co
     assert "Fires in 4 % of frames: pitch" not in page.section("overview")
 
 
+def test_cards_whose_null_reaches_the_largest_score_are_not_compared(tmp_path: Path) -> None:
+    write_cards(tmp_path, [7], permuted_high=1.0, beats_controls=False)
+    text = card_texts(tmp_path)[7]
+    assert text.score.startswith("Too few test clips to compare the card with its controls. ")
+    assert text.backed == "Fires in 4 % of frames; too few test clips to show whether a condition predicts them."
+    assert not text.compared
+
+
 def test_cards_name_typical_frames_and_near_misses(tmp_path: Path) -> None:
     write_cards(tmp_path, [7])
     frames = [(7, "top", None, 0.9), (7, "quantile", 0.9, 0.75), (7, "quantile", 0.1, 0.05), (8, "quantile", 0.5, 0.5)]

@@ -77,12 +77,12 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
                 label=f"{row['tier']}: {row['label']}" if tiers else row["label"],
                 latent=str(row["number"]),
                 f1=decimal(row["f1"], 2) + in_brackets({"low": row["f1_low"], "high": row["f1_high"]}),
-                chance=decimal(row["f1_null_high"], 2),
+                chance=decimal(row["f1_null_high"], 2) if row["f1_null_high"] < 1 else "",
                 unit=decimal(others["dense"], 2),
                 cluster=decimal(others["cluster"], 2),
                 onsets=decimal(row["onset_f1_50ms"], 2),
                 place=row["place"],
-                statement=label_statement(row["p_value"], row["groups"]),
+                statement=label_statement(row["p_value"], row["groups"], row["f1_null_high"]),
                 sounds=[_sound(folder, name) for name in heard["audio"]],
             )
         )
@@ -103,12 +103,14 @@ def _unscored(run: RunData) -> str:
     )
 
 
-def label_statement(p: float, groups: int) -> str:
+def label_statement(p: float, groups: int, null_high: float) -> str:
     """Return the statement that the null and the number of groups support.
 
-    >>> label_statement(p=1 / 21, groups=5)
+    >>> label_statement(p=1 / 21, groups=5, null_high=0.3)
     'beyond chance'
     """
+    if null_high >= 1:
+        return "too few to test"
     if p >= ALPHA:
         return "not beyond chance"
     if groups < MIN_GROUPS:

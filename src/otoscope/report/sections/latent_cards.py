@@ -38,7 +38,7 @@ class CardText(NamedTuple):
     """Texts of a card; `score` begins with a warning if the card does not beat its controls.
 
     `backed` is the sentence without its conditions if the card does not beat its controls, or has too few test groups
-    to be compared with them (`compared`).
+    or clips to be compared with them (`compared`).
     """
 
     sentence: str
@@ -74,7 +74,7 @@ def card_texts(folder: Path) -> dict[int, CardText]:
             _backed(row),
             _beats(row),
             _silence(row),
-            row["groups"] >= MIN_GROUPS,
+            _compared(row),
             json.loads(row["classes"]),
             " ".join(_examples(part.filter(pl.col("latent") == row["latent"])) for part in examples).strip(),
         )
@@ -83,7 +83,19 @@ def card_texts(folder: Path) -> dict[int, CardText]:
 
 
 def _beats(row: Mapping[str, Any]) -> bool:
-    return row["beats_controls"] and row["groups"] >= MIN_GROUPS
+    return row["beats_controls"] and _compared(row)
+
+
+def _compared(row: Mapping[str, Any]) -> bool:
+    return not _too_few(row)
+
+
+def _too_few(row: Mapping[str, Any]) -> str:
+    """Return what is too few to compare a card with its controls; empty if nothing is."""
+    if row["groups"] < MIN_GROUPS:
+        return "test groups"
+    # an AUROC of 1 is the largest: none is beyond this null
+    return "test clips" if known(row["permuted_high"]) and row["permuted_high"] >= 1 else ""
 
 
 def _backed(row: Mapping[str, Any]) -> str:
@@ -93,8 +105,8 @@ def _backed(row: Mapping[str, Any]) -> str:
     rate = row["sentence"].split(":", 1)[0]
     if not known(row["auroc"]):
         return f"{rate}; no test group can show whether a condition predicts them."
-    if row["groups"] < MIN_GROUPS:
-        return f"{rate}; too few test groups to show whether a condition predicts them."
+    if few := _too_few(row):
+        return f"{rate}; too few {few} to show whether a condition predicts them."
     return f"{rate}; no condition found predicts them better than the controls of its card."
 
 
@@ -132,6 +144,8 @@ def _score(row: Mapping[str, Any], spread: str) -> str:
     verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
     if few:
         verdict = f"{groups}: too few to compare the card with its controls. "
+    elif _too_few(row):
+        verdict = "Too few test clips to compare the card with its controls. "
     odd = row["intruder_logmel"]
     found = f"{percent(odd, 0)} of trials (guessing 20{NBSP}%{spread})"
     intruder = f" Odd frame out found by its spectrum in {found}." if known(odd) else ""
