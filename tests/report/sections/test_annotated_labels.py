@@ -42,9 +42,20 @@ def test_annotated_labels_are_listed_by_f1_with_controls_and_sounds(folder):
     shown = annotated_labels(read_run(folder))
     assert shown is not None
     assert [row.label for row in shown.rows] == [NAME, "z"]
-    assert (shown.rows[0].f1, shown.rows[0].unit, shown.rows[0].cluster) == ("0.80 (0.50 to 0.50)", "0.60", "0.40")
+    assert shown.rows[0].f1 == "0.80 (0.50 to 0.50)"
     assert [len(row.sounds) for row in shown.rows] == [1, 0]
     assert [row.statement for row in shown.rows] == ["beyond chance", "not beyond chance"]
+
+
+def test_annotated_labels_have_the_chance_of_each_kind_of_unit(folder):
+    path = folder / "explain" / "annotated_labels.parquet"
+    chance = pl.when(unit="latent").then(0.72).when(unit="dense").then(0.52).otherwise(1.0)
+    write_table(path, pl.read_parquet(path).with_columns(f1_null_high=chance))
+    shown = annotated_labels(read_run(folder))
+    assert shown is not None
+    first = shown.rows[0]
+    assert (first.chance, first.unit, first.cluster) == ("0.72", "0.60, chance 0.52", "0.40, too few to test")
+    assert "Beyond chance, of 2 labels: 1 by a latent, 1 by a single unit and 1 by a cluster." in shown.introduction
 
 
 def test_labels_not_beyond_chance_are_named_beyond_twelve_rows(folder):

@@ -1,14 +1,14 @@
 """Annotated labels: the best latent for each, beside the layer's own units, with sounds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
 from otoscope.explain.annotated_labels import ALPHA, MIN_EVENTS, TOO_FEW
-from otoscope.formatting import count, decimal, first_few, in_brackets
+from otoscope.formatting import comma_list, count, decimal, first_few, in_brackets
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Download, csv_download, seed_sentence
@@ -19,7 +19,8 @@ INTRODUCTION = (
     "the scores are those of the test groups. Chance is the upper end of the same procedure with the labels of each "
     "recording rotated in time, or exchanged with another recording of the group where they fill it, over all labels "
     "together: in 5 % of cases, any label exceeds it by chance. The best single unit of the layer and the best "
-    "k-means cluster of its frames were chosen in the same way. Onsets count as found within 50 ms."
+    "k-means cluster of its frames were chosen in the same way; each kind has a chance of its own. Onsets count as "
+    "found within 50 ms."
 )
 
 FEWEST_ROWS = 12
@@ -70,7 +71,7 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
     rows: list[LabelRow] = []
     for row in of_latents[:listed].iter_rows(named=True):
         same = scores.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
-        others = dict(same.select("unit", "f1").iter_rows())
+        others = {one["unit"]: _with_chance(one) for one in same.iter_rows(named=True)}
         heard = examples.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
         rows.append(
             LabelRow(
@@ -78,16 +79,35 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
                 latent=str(row["number"]),
                 f1=decimal(row["f1"], 2) + in_brackets({"low": row["f1_low"], "high": row["f1_high"]}),
                 chance=decimal(row["f1_null_high"], 2) if row["f1_null_high"] < 1 else "",
-                unit=decimal(others["dense"], 2),
-                cluster=decimal(others["cluster"], 2),
+                unit=others["dense"],
+                cluster=others["cluster"],
                 onsets=decimal(row["onset_f1_50ms"], 2),
                 place=row["place"],
                 statement=label_statement(row["p_value"], row["groups"], row["f1_null_high"]),
                 sounds=[_sound(folder, name) for name in heard["audio"]],
             )
         )
-    introduction = f"{INTRODUCTION} {seed_sentence('annotation_f1', 'F1')}{unscored}{left_out}"
+    seeds = seed_sentence("annotation_f1", "F1")
+    introduction = f"{INTRODUCTION}{_beyond_chance(scores)} {seeds}{unscored}{left_out}"
     return AnnotatedLabels(introduction, rows, csv_download(scores, "annotated_labels"))
+
+
+def _with_chance(row: Mapping[str, Any]) -> str:
+    """Return the F1 of a unit beside the chance of its own kind."""
+    null_high = row["f1_null_high"]
+    return f"{decimal(row['f1'], 2)}, " + (f"chance {decimal(null_high, 2)}" if null_high < 1 else "too few to test")
+
+
+KINDS = {"latent": "a latent", "dense": "a single unit", "cluster": "a cluster"}
+
+
+def _beyond_chance(scores: pl.DataFrame) -> str:
+    """Return the number of labels that each kind of unit finds beyond chance, after a blank; empty with few groups."""
+    if (scores["groups"] < MIN_GROUPS).any():
+        return ""
+    found = scores.filter(pl.col("p_value") < ALPHA)
+    each = comma_list(f"{found.filter(unit=kind).height} by {name}" for kind, name in KINDS.items())
+    return f" Beyond chance, of {count(scores.filter(unit='latent').height, 'label')}: {each}."
 
 
 def _unscored(run: RunData) -> str:
