@@ -1,20 +1,17 @@
 """The activation index against the codes that it was written from."""
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from otoscope.activations.store import ActivationStore
-from otoscope.errors import DamagedArtifact, EvaluationError, IncompleteArtifact
+from otoscope.errors import DamagedArtifact, EvaluationError
 from otoscope.explain import firing_by_class, quantile_examples, top_activations
-from otoscope.explain.activation_index import QUANTILES, ActivationIndex, remove_index, write_activation_index
+from otoscope.explain.activation_index import QUANTILES, ActivationIndex, remove_index
+from otoscope.explain.index_writer import write_activation_index
 from otoscope.sae import ReLU, SparseAutoencoder
 from tests.support.activations import contents
 from tests.support.index_run import SMALL, sae_of, store_of
@@ -79,17 +76,6 @@ def test_a_latent_that_never_fires_has_no_rows(store: ActivationStore, tmp_path:
     assert np.isnan(index.statistics.row(2, named=True)["q50"])
 
 
-@pytest.mark.parametrize("unit", [1e-9, 1e7])
-def test_codes_of_any_size_fit_in_float16(store: ActivationStore, tmp_path: Path, unit: float) -> None:
-    sae = sae_of()
-    sae.set_scaling(torch.zeros(6), torch.tensor(unit))
-    wanted = dense(store, sae)
-    index = write_activation_index(tmp_path, store, sae, 1, part_entries=100)
-    for clip, codes in wanted.items():
-        assert np.isfinite(codes).all()
-        assert index.codes_of(clip) == pytest.approx(codes, rel=1e-3, abs=1e-6 * float(codes.max()))
-
-
 def test_pooled_dictionaries_have_one_row_per_clip(store: ActivationStore, tmp_path: Path) -> None:
     sae = sae_of()
     index = write_activation_index(tmp_path, store, sae, 1, pooling="pool_then_encode")
@@ -98,45 +84,12 @@ def test_pooled_dictionaries_have_one_row_per_clip(store: ActivationStore, tmp_p
     assert index.clip_means() == pytest.approx(sae.encode(store.pooled(1)), rel=1e-3, abs=1e-6)
 
 
-def test_a_killed_index_resumes_to_the_same_bytes_within_bounded_memory(tmp_path: Path) -> None:
-    """Dense codes of the clips of the memory test take 105 MB, and a tensor of them is held several times."""
-    store, sae = store_of(tmp_path), sae_of()
-    whole = write_activation_index(tmp_path / "whole", store, sae, 1, **SMALL)
-    command = [sys.executable, "-m", "tests.support.index_run", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert int(ended.stdout) < 96 * 1024
-    with pytest.raises(IncompleteArtifact, match="no finished index"):
-        ActivationIndex.open(tmp_path / "killed")
-    left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("part-*")}
-    assert 0 < len(left) < len(whole.card["parts"])
-    write_activation_index(tmp_path / "killed", store, sae, 1, **SMALL)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-    assert all((tmp_path / "killed" / name).stat().st_mtime_ns == at for name, at in left.items())
-
-
-def test_parts_of_another_dictionary_are_written_again(store: ActivationStore, tmp_path: Path) -> None:
-    write_activation_index(tmp_path, store, sae_of(k=3), 1)
-    index = write_activation_index(tmp_path, store, sae_of(k=5), 1)
-    first = store.clip_ids[0]
-    assert index.codes_of(first) == pytest.approx(sae_of(k=5).encode(store.frames_of(1, first)), rel=1e-3)
-
-
-def test_unknown_latents_clips_and_widths_are_refused(store: ActivationStore, tmp_path: Path) -> None:
+def test_unknown_latents_and_clips_are_refused(store: ActivationStore, tmp_path: Path) -> None:
     index = write_activation_index(tmp_path, store, sae_of(), 1)
     with pytest.raises(EvaluationError, match="latent 40 does not exist; the index has latents 0 to 39"):
         index.firing(40)
     with pytest.raises(EvaluationError, match=r"holds no clip 'x\.wav'"):
         index.codes_of("x.wav")
-    with pytest.raises(EvaluationError, match=r"takes rows of width 7, layer 1 .* has width 6"):
-        write_activation_index(tmp_path, store, sae_of(width=7), 1)
-    for name, value in (("layer", 3), ("pooling", "pool_then_encode")):
-        trained = sae_of()
-        trained.card[name] = value
-        with pytest.raises(
-            EvaluationError, match=rf"was trained with {name} {value}, not with .*; give {name} {value}"
-        ):
-            write_activation_index(tmp_path, store, trained, 1)
     for call in (
         lambda: top_activations(index, 0, ["a"]),
         lambda: quantile_examples(index, 0, ["a"]),
@@ -144,17 +97,6 @@ def test_unknown_latents_clips_and_widths_are_refused(store: ActivationStore, tm
     ):
         with pytest.raises(EvaluationError, match=r"got 1 (groups|classes) for \d+ clips; give one per clip"):
             call()
-
-
-@pytest.mark.parametrize("name", ["part-00001.safetensors", "block-00000.safetensors"])
-def test_a_damaged_file_of_a_killed_index_is_written_again(store: ActivationStore, tmp_path: Path, name: str) -> None:
-    write_activation_index(tmp_path, store, sae_of(), 1, **SMALL)
-    whole, data = contents(tmp_path), bytearray((tmp_path / name).read_bytes())
-    data[-9] ^= 1
-    (tmp_path / name).write_bytes(data)
-    (tmp_path / "card.json").unlink()
-    write_activation_index(tmp_path, store, sae_of(), 1, **SMALL)
-    assert contents(tmp_path) == whole
 
 
 @pytest.mark.parametrize(

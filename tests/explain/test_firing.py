@@ -7,7 +7,7 @@ import torch
 
 from otoscope.activations.store import ActivationStore
 from otoscope.errors import EvaluationError
-from otoscope.explain.activation_index import ActivationIndex, write_activation_index
+from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.firing import (
     co_firing,
     diverse,
@@ -17,6 +17,7 @@ from otoscope.explain.firing import (
     silent_clips,
     top_activations,
 )
+from otoscope.explain.index_writer import write_activation_index
 from otoscope.sae import SparseAutoencoder, TopK
 from tests.support.index_run import store_of
 

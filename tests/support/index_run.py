@@ -14,7 +14,7 @@ import torch
 
 from otoscope.activations.extract import extract
 from otoscope.activations.store import ActivationStore
-from otoscope.explain.activation_index import write_activation_index
+from otoscope.explain.index_writer import write_activation_index
 from otoscope.sae import SparseAutoencoder, TopK
 from tests.support.activations import Toy, write_corpus
 

@@ -29,7 +29,7 @@
 Start with `otoscope.pipeline.explain`, which combines them.
 """
 
-from otoscope.explain.activation_index import ActivationIndex, Firing, index_inputs, write_activation_index
+from otoscope.explain.activation_index import ActivationIndex, Firing
 from otoscope.explain.annotated_labels import AnnotatedFrames, Units, score_labels
 from otoscope.explain.annotation_tables import AnnotationTables, annotation_tables
 from otoscope.explain.artifacts import (
@@ -98,6 +98,7 @@ from otoscope.explain.firing import (
     top_activations,
 )
 from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, describe_frames
+from otoscope.explain.index_writer import index_inputs, write_activation_index
 from otoscope.explain.interventions import Effect, intervene, mean_effects, side_effect
 from otoscope.explain.matching import LatentFamilies, LatentMatches, latent_families, match_codes, match_indices
 from otoscope.explain.readouts import Concept, Readouts, Targets, concept_targets, fit_readouts
