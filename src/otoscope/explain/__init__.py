@@ -54,19 +54,16 @@ from otoscope.explain.attribution import (
     retained,
     rotated_regions,
 )
-from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, gather_frames
-from otoscope.explain.cards import (
+from otoscope.explain.card_scores import (
     CardScore,
-    FrameTable,
-    LatentDescription,
     ScoredDescription,
     card,
-    describe_latents,
     embedding_auroc,
-    frame_table,
     intruder_score,
     score_cards,
 )
+from otoscope.explain.card_tables import CardTables, card_tables, choose_clips, gather_frames
+from otoscope.explain.cards import LatentDescription, describe_latents
 from otoscope.explain.causal_curves import (
     CausalCurve,
     SweepTables,
@@ -97,7 +94,7 @@ from otoscope.explain.firing import (
     silent_clips,
     top_activations,
 )
-from otoscope.explain.frame_descriptors import DESCRIPTORS, describe_clips, describe_frames
+from otoscope.explain.frame_descriptors import DESCRIPTORS, FrameTable, describe_clips, describe_frames, frame_table
 from otoscope.explain.index_writer import index_inputs, write_activation_index
 from otoscope.explain.interventions import Effect, intervene, mean_effects, side_effect
 from otoscope.explain.matching import LatentFamilies, LatentMatches, latent_families, match_codes, match_indices

@@ -12,18 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from otoscope.encoders.base import Frames
 from otoscope.explain.activation_index import ActivationIndex
-from otoscope.explain.cards import (
-    CardScore,
-    FrameTable,
-    LatentDescription,
-    describe_latents,
-    embedding_auroc,
-    frame_table,
-    intruder_score,
-    score_cards,
-)
+from otoscope.explain.card_scores import CardScore, embedding_auroc, intruder_score, score_cards
+from otoscope.explain.cards import LatentDescription, describe_latents
 from otoscope.explain.firing import diverse
-from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames
+from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames, FrameTable, frame_table
 from otoscope.explain.response_curves import (
     ResponseCurve,
     band_bins,

@@ -1,8 +1,7 @@
-"""Cards of latents: a sentence written from measurements, and its blind score on unseen groups beside controls.
+"""Cards of latents: a sentence written from measurements, which states when a latent fires.
 
-A card states when a latent fires: voicing, ranges of acoustic descriptors, and classes of clips. It is written from
-some groups; its score is the area under the ROC curve (AUROC) of predicting, from the card alone, in which frames of
-other groups the latent fires.
+The conditions are voicing, ranges of acoustic descriptors, and classes of clips. `otoscope.explain.card_scores` scores
+a card on groups from which it was not written.
 """
 
 import math
@@ -11,22 +10,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
-from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames, pitch_hz
-from otoscope.explain.response_curves import (
-    ResponseCurve,
-    group_members,
-    half_rise,
-    move_within_groups,
-    response_curve,
-    tested_as_family,
-)
+from otoscope.explain.frame_descriptors import DESCRIPTORS, FrameTable, pitch_hz
+from otoscope.explain.response_curves import ResponseCurve, half_rise, response_curve, tested_as_family
 from otoscope.resampling.exchange import LEVEL, exchange
-from otoscope.resampling.groups import number_groups
-from otoscope.resampling.intervals import bounded, jackknife_sums
 from otoscope.resampling.nulls import compare_with_maximum
 
 MAX_RANGES = 3
@@ -43,7 +33,6 @@ CLASS_PERMUTATIONS = 199
 """Permutations of the classes of clips, for the null of their lifts."""
 VOICED_RATIO = 3.0
 """Ratio of firing rates of voiced and unvoiced frames from which on voicing is on the card."""
-TRIALS = 300
 
 
 class Range(NamedTuple):
@@ -61,47 +50,6 @@ class Classes(NamedTuple):
     label: str
     names: tuple[str, ...]
     lifts: tuple[float, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameTable:
-    """Frames of some clips: descriptors by name, log-mel spectra, labels by name, group and clip of each frame."""
-
-    descriptors: Mapping[str, Float[np.ndarray, " rows"]]
-    spectra: Float[np.ndarray, "rows bands"]
-    labels: Mapping[str, Shaped[np.ndarray, " rows"]]
-    groups: Shaped[np.ndarray, " rows"]
-    clips: Int[np.ndarray, " rows"]
-
-    def take(self, chosen: Bool[np.ndarray, " rows"]) -> "FrameTable":
-        """Return some of the frames."""
-        return FrameTable(
-            descriptors={name: values[chosen] for name, values in self.descriptors.items()},
-            spectra=self.spectra[chosen],
-            labels={name: values[chosen] for name, values in self.labels.items()},
-            groups=self.groups[chosen],
-            clips=self.clips[chosen],
-        )
-
-    @property
-    def voiced(self) -> Bool[np.ndarray, " rows"]:
-        """True for frames with a pitch."""
-        return np.isfinite(self.descriptors["f0_semitones"])
-
-
-def frame_table(
-    described: Sequence[DescribedFrames], *, groups: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None
-) -> FrameTable:
-    """Return the described frames of clips as one table; groups and labels are given per clip."""
-    counts = [len(one.values) for one in described]
-    values = np.concatenate([one.values for one in described])
-    return FrameTable(
-        descriptors={name: values[:, column] for column, name in enumerate(DESCRIPTORS)},
-        spectra=np.concatenate([one.spectra for one in described]),
-        labels={name: np.repeat(np.asarray(classes), counts) for name, classes in (labels or {}).items()},
-        groups=np.repeat(np.asarray(groups), counts),
-        clips=np.repeat(np.arange(len(described)), counts),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,222 +145,6 @@ def describe_latents(
         )
         for latent, here in fires.items()
     }
-
-
-class CardScore(NamedTuple):
-    """AUROC of a card on unseen groups, with its 95 % interval, and the same for its controls.
-
-    `permuted_high` is exceeded by any card of the family in 5 % of cases with firing moved to other clips, `others` is
-    the mean AUROC of the cards of other latents, `level` the AUROC of the level alone, in the direction
-    that predicts better ("fires when loud" or "when soft"). `beats_controls` is true if the interval is above all.
-    """
-
-    auroc: float
-    low: float
-    high: float
-    permuted_high: float
-    others: float
-    level: float
-    groups: int
-    rows: int
-
-    @property
-    def beats_controls(self) -> bool:
-        """True if the interval of the AUROC is above every control."""
-        controls = [value for value in (self.permuted_high, self.others, self.level) if math.isfinite(value)]
-        return math.isfinite(self.low) and self.low > max([0.5, *controls])
-
-
-def score_cards(
-    cards: Sequence[LatentDescription], activations: Sequence[Float[np.ndarray, " rows"]], frames: FrameTable
-) -> list[CardScore]:
-    """Return the blind scores of cards on frames of groups that were not used to write them.
-
-    AUROCs are computed within each group and averaged. A group in which the latent always or never fires has none. The
-    scores are one family: `permuted_high` is that of the largest score of all cards.
-    """
-    return _tested_scores(
-        [
-            _score(card, own, frames, [other for other in cards if other is not card])
-            for card, own in zip(cards, activations, strict=True)
-        ]
-    )
-
-
-class ScoredDescription(NamedTuple):
-    """Description of when a latent fires, in words and numbers, and its blind score on unseen groups."""
-
-    description: LatentDescription
-    score: CardScore
-
-
-def card(
-    activations: Float[np.ndarray, " rows"],
-    frames: FrameTable,
-    *,
-    test: Bool[np.ndarray, " rows"],
-    latent: int = 0,
-    others: Sequence[LatentDescription] = (),
-) -> ScoredDescription:
-    """Return the card of a single latent: written from the frames of some groups, scored on those of `test` groups.
-
-    Args:
-        activations: activation of the latent in each frame.
-        frames: descriptors, spectra, labels, groups and clips of these frames; see `frame_table`.
-        test: frames of the groups on which the card is scored.
-        latent: number of the latent.
-        others: cards of other latents, as a control.
-
-    Several latents are one family in every test: `describe_latents` and `score_cards` take them together. Raises
-    `EvaluationError` if the numbers of rows differ, or if a group has frames on both sides.
-    """
-    for one in (activations, test):
-        if len(one) != len(frames.groups):
-            raise EvaluationError(f"{len(one)} activations for {len(frames.groups)} frames; give one per frame")
-    if shared := set(frames.groups[test].tolist()) & set(frames.groups[~test].tolist()):
-        raise EvaluationError(f"group {sorted(shared)[0]!r} is on both sides of the test; keep groups whole")
-    written = describe_latents({latent: activations[~test]}, frames.take(~test))[latent]
-    return ScoredDescription(
-        written, _tested_scores([_score(written, activations[test], frames.take(test), others)])[0]
-    )
-
-
-CARD_PERMUTATIONS = 50
-"""Permutations of firing over clips, for the null of blind scores."""
-
-
-class _Scored(NamedTuple):
-    """Score of a card without the family's null, and the score after each permutation."""
-
-    score: CardScore
-    null: Float[np.ndarray, " permutations"]
-
-
-def _tested_scores(scored: Sequence[_Scored]) -> list[CardScore]:
-    """Return the scores with the threshold of the largest of all scores after the same permutation."""
-    if not scored:
-        return []
-    null = np.stack([one.null for one in scored], axis=1)
-    found = compare_with_maximum(np.array([one.score.auroc for one in scored]), null)
-    return [
-        one.score._replace(permuted_high=math.nan if math.isnan(one.score.auroc) else float(min(high, 1.0)))
-        for one, high in zip(scored, found.high, strict=True)
-    ]
-
-
-def _score(
-    card: LatentDescription,
-    activations: Float[np.ndarray, " rows"],
-    frames: FrameTable,
-    others: Sequence[LatentDescription],
-) -> _Scored:
-    fires, predicted = activations > 0, card.predict(frames)
-    ranks = group_ranks(predicted, frames.groups)
-    per_group = ranks.aurocs(fires)
-    if not per_group:
-        nothing = math.nan
-        score = CardScore(nothing, nothing, nothing, nothing, nothing, nothing, 0, len(fires))
-        return _Scored(score, np.full(CARD_PERMUTATIONS, math.nan))
-    sums = np.stack([list(per_group.values()), np.ones(len(per_group))], axis=1)
-    value, low, high = jackknife_sums(sums, lambda s: s[..., 0] / s[..., 1], scale=bounded(0.0, 1.0))
-    members = group_members(*number_groups(frames.groups))
-    # the same permutations for every card
-    null = [
-        _mean(ranks.aurocs(move_within_groups(fires, frames.clips, members, np.random.default_rng([0, turn]))))
-        for turn in range(CARD_PERMUTATIONS)
-    ]
-    rivals = [_mean(group_ranks(other.predict(frames), frames.groups).aurocs(fires)) for other in others]
-    level = _mean(group_ranks(frames.descriptors["level_db"], frames.groups).aurocs(fires))
-    score = CardScore(
-        float(value),
-        float(low),
-        float(high),
-        math.nan,
-        float(np.nanmean(rivals)) if np.isfinite(rivals).any() else math.nan,
-        max(level, 1.0 - level),
-        len(per_group),
-        len(fires),
-    )
-    return _Scored(score, np.asarray(null, dtype=np.float64))
-
-
-class GroupRanks(NamedTuple):
-    """Ranks of a score within each group, from which AUROCs of any firing follow."""
-
-    rows: dict[str, Int[np.ndarray, " rows"]]
-    ranks: dict[str, Float[np.ndarray, " rows"]]
-
-    def aurocs(self, positive: Bool[np.ndarray, " rows"]) -> dict[str, float]:
-        """Return the area under the ROC curve within each group that has rows of both kinds, ties counted half.
-
-        >>> score = np.array([0.1, 0.4, 0.35, 0.8])
-        >>> group_ranks(score, np.array(["a"] * 4)).aurocs(np.array([False, False, True, True]))
-        {'a': 0.75}
-        """
-        found: dict[str, float] = {}
-        for group, rows in self.rows.items():
-            here = positive[rows]
-            number = int(here.sum())
-            if 0 < number < len(here):
-                excess = float(self.ranks[group][here].sum()) - number * (number + 1) / 2
-                found[group] = excess / (number * (len(here) - number))
-        return found
-
-
-def group_ranks(score: Float[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"]) -> GroupRanks:
-    """Return the ranks of a score within each group."""
-    rows = {str(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
-    return GroupRanks(rows, {group: rankdata(score[here]) for group, here in rows.items()})
-
-
-def intruder_score(
-    activations: Float[np.ndarray, " rows"],
-    embedding: Float[np.ndarray, "rows dimensions"],
-    clips: Int[np.ndarray, " rows"],
-) -> float:
-    """Return the rate of finding the odd frame out among four in which a latent fires strongly; chance is 0.2.
-
-    Each trial takes four frames from the strongest tenth of the firing frames, of different clips where possible, and
-    one in which the latent is silent, and picks the frame farthest from the mean of the other four. `embedding` is
-    standardised first. NaN with fewer than five frames of either kind.
-    """
-    known = np.isfinite(embedding).all(axis=1)
-    fires, silent = np.flatnonzero(known & (activations > 0)), np.flatnonzero(known & (activations <= 0))
-    if len(fires) < 5 or len(silent) < 5:
-        return math.nan
-    strong = fires[np.argsort(-activations[fires], kind="stable")[: max(len(fires) // 10, 5)]]
-    spread = embedding[known].std(axis=0)
-    z = (embedding - embedding[known].mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(TRIALS):
-        chosen = _from_different_clips(strong, clips, 4, rng)
-        five = z[[*chosen, int(rng.choice(silent))]]
-        distance = np.linalg.norm(five - (five.sum(axis=0) - five) / 4, axis=1)
-        hits += int(distance.argmax() == 4)
-    return hits / TRIALS
-
-
-def embedding_auroc(
-    fit: tuple[Float[np.ndarray, " rows"], Float[np.ndarray, "rows dimensions"]],
-    unseen: tuple[Float[np.ndarray, " unseen"], Float[np.ndarray, "unseen dimensions"]],
-    groups: Shaped[np.ndarray, " unseen"],
-) -> float:
-    """Return the AUROC on unseen groups of the distance to the mean of the frames in which a latent fires.
-
-    Both arguments hold activations and embedding; the embedding is standardised on the first.
-    """
-    activations, embedding = fit
-    known = np.isfinite(embedding).all(axis=1)
-    fires = known & (activations > 0)
-    if not fires.any():
-        return math.nan
-    centre, spread = embedding[known].mean(axis=0), embedding[known].std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    prototype = ((embedding[fires] - centre) / spread).mean(axis=0)
-    there = np.isfinite(unseen[1]).all(axis=1)
-    distance = np.linalg.norm((unseen[1][there] - centre) / spread - prototype, axis=1)
-    return _mean(group_ranks(-distance, groups[there]).aurocs(unseen[0][there] > 0))
 
 
 def _voicing(fires: Bool[np.ndarray, " rows"], frames: FrameTable) -> str:
@@ -551,18 +283,3 @@ def _range_words(one: Range) -> str:
 def _class_words(one: Classes) -> str:
     each = [f"{name} ({lift:.1f} times as often)" for name, lift in zip(one.names, one.lifts, strict=True)]
     return f"more often for {one.label} {', '.join(each)}"
-
-
-def _from_different_clips(
-    rows: Int[np.ndarray, " rows"], clips: Int[np.ndarray, " rows"], number: int, rng: np.random.Generator
-) -> list[int]:
-    order = rng.permutation(rows).tolist()
-    first: dict[int, int] = {}
-    for row in order:
-        first.setdefault(int(clips[row]), row)
-    chosen = list(first.values())[:number]
-    return [*chosen, *(row for row in order if row not in chosen)][:number]
-
-
-def _mean(by_group: Mapping[str, float]) -> float:
-    return float(np.mean(list(by_group.values()))) if by_group else math.nan

@@ -5,12 +5,13 @@ low-level descriptors of eGeMAPSv02 (Eyben et al. 2016) through openSMILE (extra
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.encoders.base import Frames
@@ -65,6 +66,47 @@ class DescribedFrames(NamedTuple):
 
     values: Float[np.ndarray, "frames descriptors"]
     spectra: Float[np.ndarray, "frames bands"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameTable:
+    """Frames of some clips: descriptors by name, log-mel spectra, labels by name, group and clip of each frame."""
+
+    descriptors: Mapping[str, Float[np.ndarray, " rows"]]
+    spectra: Float[np.ndarray, "rows bands"]
+    labels: Mapping[str, Shaped[np.ndarray, " rows"]]
+    groups: Shaped[np.ndarray, " rows"]
+    clips: Int[np.ndarray, " rows"]
+
+    def take(self, chosen: Bool[np.ndarray, " rows"]) -> "FrameTable":
+        """Return some of the frames."""
+        return FrameTable(
+            descriptors={name: values[chosen] for name, values in self.descriptors.items()},
+            spectra=self.spectra[chosen],
+            labels={name: values[chosen] for name, values in self.labels.items()},
+            groups=self.groups[chosen],
+            clips=self.clips[chosen],
+        )
+
+    @property
+    def voiced(self) -> Bool[np.ndarray, " rows"]:
+        """True for frames with a pitch."""
+        return np.isfinite(self.descriptors["f0_semitones"])
+
+
+def frame_table(
+    described: Sequence[DescribedFrames], *, groups: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None
+) -> FrameTable:
+    """Return the described frames of clips as one table; groups and labels are given per clip."""
+    counts = [len(one.values) for one in described]
+    values = np.concatenate([one.values for one in described])
+    return FrameTable(
+        descriptors={name: values[:, column] for column, name in enumerate(DESCRIPTORS)},
+        spectra=np.concatenate([one.spectra for one in described]),
+        labels={name: np.repeat(np.asarray(classes), counts) for name, classes in (labels or {}).items()},
+        groups=np.repeat(np.asarray(groups), counts),
+        clips=np.repeat(np.arange(len(described)), counts),
+    )
 
 
 def describe_frames(wave: Float[np.ndarray, " samples"], frames: Frames) -> DescribedFrames:
