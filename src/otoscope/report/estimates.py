@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 from otoscope import formatting
-from otoscope.formatting import percent
+from otoscope.formatting import count, percent
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.comparison import Estimate
 from otoscope.protocols.strict.results import LayerLead
+from otoscope.resampling.intervals import MIN_GROUPS
 
 
 def percent_with_interval(estimate: Estimate) -> str:
@@ -65,6 +66,15 @@ def seed_range(values: Sequence[float], text_of: Callable[[float], str]) -> str:
     if len(values) < 2:
         return ""
     return f"mean of {len(values)} seeds, ranging from {text_of(min(values))} to {text_of(max(values))}"
+
+
+def too_few(groups: int, noun: str = "test group") -> str:
+    """Return the text in place of a decision.
+
+    >>> too_few(1), too_few(2, "group")
+    ('1 test group is too few to decide (at least 3)', '2 groups are too few to decide (at least 3)')
+    """
+    return f"{count(groups, f'{noun} is', f'{noun}s are')} too few to decide (at least {MIN_GROUPS})"
 
 
 def describe_readers(readers: Mapping[str, str]) -> str:

@@ -9,47 +9,23 @@ import pytest
 from otoscope.artifacts import write_json, write_table
 from otoscope.cli.summary import strict_table
 from otoscope.metrics.record import Record, to_table
-from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.strict.layers_and_limits import within_layers
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import strict
 from otoscope.report.figures.charts import by_representation, by_size
 from otoscope.report.run_data import read_run
+from otoscope.report.sections.strict_factors import compactness_findings, factor_findings
 from otoscope.report.sections.strict_findings import (
     AGREEMENT,
-    compactness_findings,
     describe_layers,
-    factor_findings,
-    few_dimension_findings,
     layer_findings,
     limit_findings,
     seed_findings,
     setting_findings,
     task_findings,
 )
-
-SHARED = Record(metric="mig", value=0.5, split="test", representation=DENSE, layer=3, protocol="strict", n=40, groups=4)
-SAE: dict[str, Any] = {"latents": 64, "k": 6, "sparsity": 0.9, "pooling": "encode_then_pool"}
-
-
-def row(metric: str, representation: str, value: float, **more: Any) -> Record:
-    return replace(SHARED, metric=metric, representation=representation, value=value, **more)
-
-
-def codes(metric: str, value: float, *, seed: int = 0, **more: Any) -> Record:
-    named = {**SAE, "sae_id": f"layer03-frames-default-m64-k6-seed{seed}"}
-    return row(metric, CODES, value, seed=seed, **{**named, **more})
-
-
-def against(metric: str, low: float, high: float, representation: str = DENSE, **more: Any) -> Record:
-    """Return the paired difference of the codes to a representation; a ratio for dimensions."""
-    named = {"sparsity": SAE["sparsity"], "sae_id": "layer03-frames-default-m64-k6-seed0"}
-    return row(METRICS[metric].difference, representation, (low + high) / 2, low=low, high=high, **named, **more)
-
-
-def rows_of(*records: Record) -> StrictResults:
-    return StrictResults.of(to_table([codes("reappearing_share", 0.4, split="all"), *records]))
+from tests.support.strict_rows import SHARED, against, codes, row, rows_of
 
 
 @pytest.mark.parametrize(
@@ -109,37 +85,6 @@ def test_strict_table_of_the_terminal_names_factors_in_words():
     table = strict_table(rows_of(row("task_r2", DENSE, 0.8, target=factor), codes("task_r2", 0.7, target=factor)))
     assert table is not None
     assert list(table.columns[0].cells) == ["pitch (mean, semitones)"]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "said"), [(0.2, 0.6, "more compact"), (1.3, 1.8, "less compact"), (0.4, 1.4, "Undecided")]
-)
-def test_compactness_is_decided_by_the_ratio_paired_by_factor(low: float, high: float, said: str):
-    rows = rows_of(
-        row("effective_latents", DENSE, 5.0, low=4.0, high=6.0),
-        codes("effective_latents", 2.5, low=1.0, high=7.0),
-        against("effective_latents", low, high),
-        row("effective_latents", "start", 3.0, low=2.0, high=5.0),
-        against("effective_latents", 0.6, 1.1, "start"),
-    )
-    (finding,) = compactness_findings(rows)
-    assert said in finding.text
-    assert "They do not take fewer, beyond the interval, than SAE before training. Compactness alone" in finding.text
-    assert f"(ratio {(low + high) / 2:.2f} ({low:.2f} to {high:.2f}))" in finding.text
-
-
-def test_compactness_names_the_baselines_that_take_fewer_dimensions():
-    rows = rows_of(
-        row("effective_latents", DENSE, 5.0),
-        codes("effective_latents", 8.0),
-        against("effective_latents", 0.8, 2.9),
-        *(row("effective_latents", name, 3.0) for name in ("logmel", "pca", "permuted")),
-        *(against("effective_latents", 2.0, 4.0, name) for name in ("logmel", "pca", "permuted")),
-    )
-    (finding,) = compactness_findings(rows)
-    more = "The codes take more, beyond the interval, than principal components (ratio 3.00 (2.00 to 4.00)) and log-mel"
-    assert more in finding.text
-    assert "do not take fewer" not in finding.text
 
 
 def test_order_of_layers_and_limits_are_spelled_out():
@@ -250,28 +195,6 @@ def test_all_that_do_best_are_named():
     assert "independent components and SAE with random atoms, reach 75.0" in finding.text
 
 
-def test_factor_findings_name_the_baselines_that_predict_more():
-    records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.5)]
-    records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5), against("mean_factor_r2", -0.1, 0.1)]
-    records += [against("mean_factor_r2", -0.3, -0.1, "start"), against("mean_factor_r2", -0.3, 0.1, "logmel")]
-    (finding,) = factor_findings(rows_of(*records))
-    assert finding.text.endswith("On the same clips, SAE before training predicts more, beyond the interval.")
-
-
-@pytest.mark.parametrize(("best", "exceeds"), [(0.6, False), (0.4, True)])
-def test_factor_findings_give_the_range_over_seeds_and_the_best_baseline(best: float, exceeds: bool):
-    records = [row("predicted_share", DENSE, 0.4), codes("predicted_share", 0.4), codes("predicted_share", 0.6, seed=1)]
-    records += [row("predicted_share", "logmel", best), row("predicted_share", "pca", 0.2)]
-    records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5)]
-    (finding,) = factor_findings(rows_of(*records))
-    count = (
-        f"20 of 40 from the codes (mean of 2 seeds, ranging from 16 to 24), {round(40 * best)} from log-mel statistics"
-    )
-    assert count in finding.text
-    assert ("the codes do not exceed it" in finding.text) is not exceeds
-    assert "Over the 40 that the layer predicts, or all 2 seeds of the codes, losses included" in finding.text
-
-
 def test_chance_names_the_layer_and_those_above_permuted_targets():
     of = {"target": "pitch", "null_mean": 0.0, "null_high": 0.0}
     records = [
@@ -299,35 +222,6 @@ def test_a_value_that_groups_differ_in_is_said_to_tell_groups_apart(null_mean: f
     (finding,) = task_findings(rows_of(row("task_r2", DENSE, 0.95, **of), codes("task_r2", 0.94, **of)))
     assert f"null {null_mean:.2f}" in finding.text
     assert ("mostly tells groups apart" in finding.text) is told
-
-
-@pytest.mark.parametrize(
-    ("found", "said"),
-    [
-        ([(0.05, 0.15), (0.1, 0.3)], "higher than the layer, paired by factor beyond the intervals"),
-        ([(-0.15, -0.05), (-0.3, -0.1)], "lower than the layer, paired by factor beyond the intervals"),
-        ([(-0.1, 0.15), (-0.1, 0.3)], "higher than the layer, within the intervals"),
-        (
-            [(-0.1, 0.1), (-0.3, 0.1)],
-            "At no number of dimensions up to 8 do the codes predict more beyond the interval",
-        ),
-        (
-            [(-0.1, 0.2), (-0.3, 0.1)],
-            "At no number of dimensions up to 8 do the codes predict more beyond the interval",
-        ),
-        ([(0.05, 0.15), (-0.3, 0.1)], "The codes predict more at some numbers of dimensions only"),
-    ],
-)
-def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], said: str):
-    records: list[Record] = []
-    for k, dense, ends in zip((1, 8), (0.2, 0.4), found, strict=True):
-        records += [row("sparse_r2", DENSE, dense, dimensions=k)]
-        records += [codes("sparse_r2", dense + sum(ends) / 2, dimensions=k), against("sparse_r2", *ends, dimensions=k)]
-    (finding,) = few_dimension_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, dimensions=8)))
-    assert said in finding.text
-    assert "0.90 from log-mel statistics, the best baseline" in finding.text
-    (undecided,) = few_dimension_findings(rows_of(*(replace(r, groups=2) for r in records)))
-    assert "2 test groups are too few" in undecided.text
 
 
 def test_a_limit_that_cannot_be_determined_has_no_number_in_the_table():

@@ -28,8 +28,8 @@ from otoscope.report.estimates import (
     points,
     seed_range,
     signed_points,
+    too_few,
 )
-from otoscope.resampling.intervals import MIN_GROUPS
 
 
 class VerdictText(NamedTuple):
@@ -125,7 +125,7 @@ def _task_reason(judgement: Judgement, dense: Estimate, codes: Estimate, change:
         case Reason.AT_CHANCE:
             return f", and no more than permuted targets give (up to {percent(codes.null_high)})"
         case Reason.TOO_FEW_GROUPS:
-            return f", but {_too_few(change.groups)}"
+            return f", but {too_few(change.groups, 'group')}"
         case Reason.LOSS_EXCLUDED:
             return f", {gain + ', ' if gain else ''}and the interval excludes a loss of 2 points"
         case Reason.LOSS_POSSIBLE:
@@ -154,7 +154,7 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     notes = tuple(_compactness_notes(claim))
     match judgement.reason:
         case Reason.TOO_FEW_GROUPS:
-            end = f": {_too_few(min(dense.groups, codes.groups))}"
+            end = f": {too_few(min(dense.groups, codes.groups), 'group')}"
         case Reason.DIMENSIONS_UNCLEAR:
             end = f": the codes take {_leaning(claim.dimensions)}, but the interval of the ratio includes 1"
         case Reason.RIVALS_MISSING:
@@ -176,11 +176,7 @@ def _ratio(change: Estimate) -> str:
     """Return the ratio of dimensions, paired by factor."""
     if not change.measured:
         return ""
-    return f"; paired by factor, their ratio is {formatting.decimal(change.value, 2)}{interval(change, _two)}"
-
-
-def _two(value: float) -> str:
-    return formatting.decimal(value, 2)
+    return f"; paired by factor, their ratio is {decimal_with_interval(change, 2)}"
 
 
 def _leaning(sides: Comparison) -> str:
@@ -201,7 +197,7 @@ def describe_ordering(claim: OrderingClaim | None) -> VerdictText:
     leads = map(describe_lead_with_p, claim.leads)
     match judgement.reason:
         case Reason.TOO_FEW_GROUPS:
-            end = f": {_too_few(claim.groups)}"
+            end = f": {too_few(claim.groups, 'group')}"
         case Reason.LATER:
             later = claim.reversed_leads
             after = comma_list(lead.second for lead in later)
@@ -209,10 +205,6 @@ def describe_ordering(claim: OrderingClaim | None) -> VerdictText:
         case reason:
             end = REASONS[reason]
     return VerdictText(judgement.verdict, f"{capitalised('; '.join(leads))}{end}.", tuple(_ordering_notes(claim)))
-
-
-def _too_few(groups: int) -> str:
-    return f"{count(groups, 'group is', 'groups are')} too few to decide (at least {MIN_GROUPS})"
 
 
 def _task_notes(claim: TaskClaim) -> Iterator[str]:
@@ -330,7 +322,8 @@ def _rival_notes(claim: CompactnessClaim) -> Iterator[str]:
 
 
 def _short_ratio(ratio: Estimate) -> str:
-    return f" ({_two(ratio.value)}, {_two(ratio.low)} to {_two(ratio.high)})" if ratio.measured else ""
+    value, low, high = (formatting.decimal(number, 2) for number in (ratio.value, ratio.low, ratio.high))
+    return f" ({value}, {low} to {high})" if ratio.measured else ""
 
 
 def _ordering_notes(claim: OrderingClaim) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 - `opening`: lead paragraphs
 - `findings`: key numbers and sentences of the held-out protocol
-- `strict_findings`: sentences of the strict protocol
+- `strict_findings`, `strict_factors`: sentences of the strict protocol
 - `gallery`: latents and their top-activating clips
 - `annotated_labels`: the latent of each annotated label
 - `methods`: methods, provenance and clips set aside

@@ -16,14 +16,13 @@ from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import against_layer, unread_classes
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
-from otoscope.report.sections.strict_findings import (
-    describe_advantage,
-    describe_chance,
+from otoscope.report.sections.strict_factors import (
     describe_compactness,
     describe_counts,
     more_compact,
     unlearned_as_compact,
 )
+from otoscope.report.sections.strict_findings import describe_advantage, describe_chance
 
 MAX_SENTENCES = 5
 MAX_LATENTS = 3

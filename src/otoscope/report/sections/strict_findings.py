@@ -1,89 +1,32 @@
-"""Findings of the strict protocol as sentences."""
+"""Findings of the strict protocol as sentences: setting, tasks, agreement between seeds, layers, and limits."""
 
 import math
 from collections.abc import Callable, Sequence, Set
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import NBSP, backed, comma_list, count, decimal, ends, known, percent, sparsity
-from otoscope.metrics.registry import METRICS
-from otoscope.metrics.representation import (
-    BASELINES,
-    CODES,
-    DENSE,
-    REPRESENTATIONS,
-    UNINFORMATIVE,
-    representation_label,
-)
+from otoscope.formatting import backed, comma_list, decimal, ends, known, percent, sparsity
+from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
-from otoscope.protocols.comparison import Advantage, Comparison, Estimate, Relation
+from otoscope.protocols.comparison import Advantage, Comparison, Estimate
 from otoscope.protocols.strict.layers_and_limits import MARGINS
-from otoscope.protocols.strict.results import FEW, FewDimensions, LeadDecision, StrictResults, compare_few_dimensions
+from otoscope.protocols.strict.results import LeadDecision, StrictResults
 from otoscope.report.estimates import (
     capitalised,
     caution_of_codes,
     describe_lead_with_p,
     describe_readers,
-    dimensions,
     interval,
     seed_range,
+    too_few,
 )
 from otoscope.report.evidence import CHOOSING, choices
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding
+from otoscope.report.sections.strict_factors import compactness_findings, factor_findings, few_dimension_findings
 from otoscope.report.tables import FoldedTable, folded, result_rows
-from otoscope.resampling.intervals import MIN_GROUPS
 from otoscope.runs.training import learned_nothing
-
-UNITS = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
-"""Unit of each quantity's margin."""
-
-
-def limit_findings(results: StrictResults) -> list[Finding]:
-    """Return the sparsity up to which each preset keeps what its densest level has."""
-    by_preset: dict[str, list[str]] = {}
-    densest = ""
-    for limit in results.limits:
-        densest = sparsity(min(limit.levels)) if limit.levels else densest
-        if limit.quantity == "task" and any(one.at_chance for one in results.task_comparisons[:1]):
-            text = "task undetermined (permuted targets give as much)"
-        elif (better := limit.better_sparsity) is not None:
-            base, top = percent(limit.levels[min(limit.levels)]), percent(limit.levels[better])
-            text = f"{limit.quantity} undetermined (densest {base}, sparser {top} at {sparsity(better)})"
-        elif not limit.estimate.measured:
-            text = f"{limit.quantity} undetermined (a sparser level exceeds the densest)"
-        else:
-            ends_of_limit = "" if limit.estimate.too_few_groups else interval(limit.estimate, sparsity)
-            text = f"{limit.quantity} {sparsity(limit.estimate.value)}{ends_of_limit}"
-        by_preset.setdefault(limit.preset, []).append(text)
-    if not by_preset:
-        return []
-    parts = [f"preset {preset}: {comma_list(limits)}" for preset, limits in by_preset.items()]
-    base = f" ({densest} sparsity)" if densest else ""
-    seeds = len(results.sae_ids)
-    seed = f"the first of {seeds} seeds, not their mean" if seeds > 1 else "a single seed"
-    return [
-        Finding(
-            "Sparsity limit",
-            f"Sparsest level that loses no more than the margin against the densest{base}, as do all levels below, in "
-            f"{seed}: {'; '.join(parts)}. Margins, fixed beforehand: {margin_list()}.",
-        )
-    ]
-
-
-def margin_list() -> str:
-    """Return the margins in words.
-
-    >>> margin_list().split(", ", 1)[0]
-    '5 points of explained variance'
-    """
-    return comma_list(f"{100 * margin:.0f} points of {UNITS[name]}" for name, margin in MARGINS.items())
-
-
-Row = dict[str, Any]
-
-LEARNED_LESS = ("start", "frozen_decoder", "soft_frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
-"""Representations without learned atoms, without a trained encoder, or without either."""
 
 TOLD_BY_GROUPS = 0.5
 """Mean R² of permuted clips from which on a value is mostly a property of the group."""
@@ -92,31 +35,6 @@ ADVANTAGES: dict[Advantage, str] = {
     Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
     Advantage.WITHIN_INTERVALS: "The codes exceed it, but within the interval of the paired difference.",
     Advantage.NONE: "The codes do not exceed it.",
-}
-
-COMPACTNESS: dict[Relation, str] = {
-    Relation.LOWER: "The codes are more compact than the layer, paired by factor beyond the interval{ratio}.",
-    Relation.HIGHER: "The codes are less compact than the layer, paired by factor beyond the interval{ratio}.",
-    Relation.UNCLEAR: "Undecided: paired by factor, the interval includes no difference{ratio}.",
-}
-
-FEW_DIMENSIONS: dict[FewDimensions, str] = {
-    FewDimensions.HIGHER: (
-        "The codes start higher than the layer, paired by factor beyond the intervals: fewer of their dimensions "
-        "predict the same."
-    ),
-    FewDimensions.LOWER: (
-        "The codes start lower than the layer, paired by factor beyond the intervals: they need more dimensions for "
-        "the same."
-    ),
-    FewDimensions.HIGHER_WITHIN_INTERVALS: ("The codes start higher than the layer, within the intervals: undecided."),
-    FewDimensions.NOT_HIGHER: (
-        f"At no number of dimensions up to {FEW} do the codes predict more beyond the interval: no evidence that fewer "
-        "of theirs suffice."
-    ),
-    FewDimensions.MIXED: (
-        "The codes predict more at some numbers of dimensions only: no evidence that fewer of theirs suffice."
-    ),
 }
 
 
@@ -301,179 +219,6 @@ def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
     return f" An untrained encoder reaches {value}: there is no sign that training the encoder helped."
 
 
-def factor_findings(results: StrictResults) -> list[Finding]:
-    """Return the number of factors that layer and codes predict."""
-    dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
-    if dense is None or codes is None:
-        return []
-    verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
-    counts = results.comparison("predicted_share")
-    said = (
-        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes"
-        f"{describe_counts(counts) if counts is not None else ''}. Permuted factors: none in 95{NBSP}% of cases."
-    )
-    common = results.comparison("mean_factor_r2")
-    if common is not None:
-        both = results.one("completeness", CODES)
-        said += f" {both['n']} are predicted by both and every seed." if both is not None else ""
-        change = common.change
-        difference = f" (difference {_two(change.value)}{interval(change, _two)})" if change.measured else ""
-        said += (
-            f" Over the {common.dense.n} {predicted_by_either(results)}, losses included, the mean R² of a linear map "
-            f"(below 0 counts as 0) is {_two(common.dense.value)} from the dense layer and {_two(common.codes.value)} "
-            f"from the codes{difference}.{_better_baselines(results)}"
-        )
-    return [Finding("Factors", said)]
-
-
-def describe_counts(counts: Comparison) -> str:
-    """Return the range over seeds of the predicted factors, and the count of the best baseline."""
-
-    def text_of(share: float) -> str:
-        return str(round(share * counts.codes.n))
-
-    seeds = f" ({text})" if (text := seed_range(counts.seeds, text_of)) else ""
-    best = counts.best_baseline
-    if best is None:
-        return seeds
-    one = len(best.representations) == 1
-    most = f", {text_of(best.estimate.value)} from {best.label}, the best baseline{'' if one else 's'}"
-    more = ": the codes do not exceed it" if counts.codes.value <= best.estimate.value else ""
-    return f"{seeds}{most}{more}"
-
-
-def predicted_by_either(results: StrictResults) -> str:
-    """Return the rule of the factors that means of R² cover, as a clause."""
-    seeds = len(results.sae_ids)
-    return (
-        f"that the layer predicts, or all {seeds} seeds of the codes"
-        if seeds > 1
-        else "that the layer or the codes predict"
-    )
-
-
-def _better_baselines(results: StrictResults) -> str:
-    """Return the baselines that predict factors better than the codes beyond the interval, as a sentence."""
-    better = [
-        representation_label(row["representation"])
-        for row in results.where(metric=METRICS["mean_factor_r2"].difference)
-        if row["representation"] != DENSE and known(row["high"]) and row["high"] < 0 and row["groups"] >= MIN_GROUPS
-    ]
-    verb = "predicts" if len(better) == 1 else "predict"
-    return f" On the same clips, {comma_list(better)} {verb} more, beyond the interval." if better else ""
-
-
-def compactness_findings(results: StrictResults) -> list[Finding]:
-    """Return the number of dimensions over which a factor spreads."""
-    comparison = results.comparison("effective_latents")
-    if comparison is None or not (comparison.dense.measured and comparison.codes.measured):
-        return []
-    dense, codes = comparison.dense, comparison.codes
-    seeds = f"; {text}" if (text := seed_range(comparison.seeds, dimensions)) else ""
-    ratio = comparison.change
-    decision = describe_compactness(
-        comparison, ratio=f" (ratio {_two(ratio.value)}{interval(ratio, _two)})" if ratio.measured else ""
-    )
-    said = (
-        f"A factor takes {dimensions(dense.value)} effective dimensions of the dense layer "
-        f"({ends(vars(dense), dimensions)}) and {dimensions(codes.value)} of the codes "
-        f"({ends(vars(codes), dimensions)}{seeds}), the geometric mean over the {codes.n} common factors. {decision}"
-    )
-    r2 = results.comparison("mean_factor_r2")
-    if r2 is not None:
-        said += _predict_less(results, r2)
-    less = {name: estimate for name in LEARNED_LESS if (estimate := comparison.others.get(name)) and estimate.measured}
-    shares = {name: results.one("predicted_share", name, "common") for name in less}
-    each = [
-        f"{representation_label(name)} {dimensions(estimate.value)} ({_share(share)} factors predicted)"
-        for name, estimate in less.items()
-        if (share := shares[name]) is not None
-    ]
-    if each:
-        said += f" Representations that learned less or nothing: {comma_list(each)}."
-        said += (
-            f" Dimensions are those of all {codes.n} common factors: what predicts fewer of them may take few because "
-            "it predicts little."
-        )
-    if compact := more_compact(comparison):
-        each = [
-            f"{representation_label(name)} (ratio {_two(r.value)}{interval(r, _two)})" for name, r in compact.items()
-        ]
-        said += f" The codes take more, beyond the interval, than {comma_list(each)}."
-    if equal := unlearned_as_compact(comparison):
-        said += f" They do not take fewer, beyond the interval, than {comma_list(equal)}."
-    if equal or compact.keys() & set(LEARNED_LESS):
-        said += " Compactness alone does not show learning."
-    return [Finding("Compactness", said)]
-
-
-def describe_compactness(comparison: Comparison, *, ratio: str = "") -> str:
-    """Return the decision on the dimensions that a factor takes; `ratio` is inserted into it."""
-    groups = min(comparison.dense.groups, comparison.codes.groups)
-    return COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(groups)}.").format(ratio=ratio)
-
-
-def unlearned_as_compact(comparison: Comparison) -> list[str]:
-    """Return the labels of representations that learned less and take neither more nor fewer dimensions."""
-    measured = [name for name in LEARNED_LESS if (other := comparison.others.get(name)) and other.measured]
-    decided = (Relation.LOWER, Relation.HIGHER)
-    return [representation_label(name) for name in measured if comparison.relation_to(name) not in decided]
-
-
-def more_compact(comparison: Comparison) -> dict[str, Estimate]:
-    """Return the baselines that take fewer dimensions than the codes beyond the interval, with the ratio."""
-    return {
-        name: comparison.against(name)
-        for name, other in comparison.others.items()
-        if name not in UNINFORMATIVE and other.measured and comparison.relation_to(name) is Relation.HIGHER
-    }
-
-
-def _predict_less(results: StrictResults, ridge: Comparison) -> str:
-    """State that the codes predict less by ridge regression beyond the paired interval, and by the LASSO or not."""
-    if ridge.relation is not Relation.LOWER:
-        return ""
-    text = f"mean R² by ridge {_two(ridge.codes.value)} against {_two(ridge.dense.value)}"
-    lasso = {
-        name: results.where(metric="factor_r2", representation=name, layer=results.layer, split="test").measured
-        for name in (DENSE, CODES)
-    }
-    codes, dense = (
-        [max(v, 0.0) for v in (table.where(sae_id=results.sae_ids) if name == CODES else table).values()]
-        for name, table in ((CODES, lasso[CODES]), (DENSE, lasso[DENSE]))
-    )
-    if not codes or not dense:
-        return ""
-    means = sum(codes) / len(codes), sum(dense) / len(dense)
-    if means[0] < means[1]:
-        return f" They also predict less ({text}, by LASSO over all factors {_two(means[0])} against {_two(means[1])})."
-    return f" They predict less by ridge ({text}) but not by LASSO: this depends on the reader."
-
-
-def few_dimension_findings(results: StrictResults) -> list[Finding]:
-    """Return the mean R² from the best dimension and the best eight, and the decision."""
-    compared = results.few_dimensions
-    said: list[str] = []
-    for size in (size for size in (results.sizes[0] if results.sizes else 0, FEW) if size in compared):
-        comparison = compared[size]
-        dense, codes, best = comparison.dense, comparison.codes, comparison.best_baseline
-        parts = [
-            f"{_two(codes.value)}{interval(codes, _two)} from the codes",
-            f"{_two(dense.value)}{interval(dense, _two)} from the dense layer",
-            *([f"{_two(best.estimate.value)} from {best.label}, the best baseline"] if best else []),
-        ]
-        said.append(f"{count(size, 'dimension')}: {comma_list(parts)}")
-    if not said:
-        return []
-    comparisons = list(compared.values())
-    groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
-    decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
-    each = "; from ".join(dict.fromkeys(said))
-    of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(results)}"
-    text = f"{of_factors}, from the best {each}. {decision}"
-    return [Finding("A few dimensions", text)]
-
-
 AGREEMENT = ("mean_max_cosine", "matched_correlation", "reappearing_share")
 """Measures of agreement between seeds."""
 
@@ -539,15 +284,46 @@ def layer_findings(results: StrictResults) -> list[Finding]:
     return [Finding("Pitch early, formants and phonemes late", f"{capitalised('; '.join(said))}.")]
 
 
-def too_few(groups: int) -> str:
-    """Return the text in place of a decision."""
-    return f"{count(groups, 'test group is', 'test groups are')} too few to decide (at least {MIN_GROUPS})"
+UNITS = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
+"""Unit of each quantity's margin."""
 
 
-def _share(row: Row, column: str = "value") -> str:
-    """Return a share as a count of all."""
-    return f"{round(row[column] * row['n'])} of {row['n']}" if known(row[column]) else "–"
+def limit_findings(results: StrictResults) -> list[Finding]:
+    """Return the sparsity up to which each preset keeps what its densest level has."""
+    by_preset: dict[str, list[str]] = {}
+    densest = ""
+    for limit in results.limits:
+        densest = sparsity(min(limit.levels)) if limit.levels else densest
+        if limit.quantity == "task" and any(one.at_chance for one in results.task_comparisons[:1]):
+            text = "task undetermined (permuted targets give as much)"
+        elif (better := limit.better_sparsity) is not None:
+            base, top = percent(limit.levels[min(limit.levels)]), percent(limit.levels[better])
+            text = f"{limit.quantity} undetermined (densest {base}, sparser {top} at {sparsity(better)})"
+        elif not limit.estimate.measured:
+            text = f"{limit.quantity} undetermined (a sparser level exceeds the densest)"
+        else:
+            ends_of_limit = "" if limit.estimate.too_few_groups else interval(limit.estimate, sparsity)
+            text = f"{limit.quantity} {sparsity(limit.estimate.value)}{ends_of_limit}"
+        by_preset.setdefault(limit.preset, []).append(text)
+    if not by_preset:
+        return []
+    parts = [f"preset {preset}: {comma_list(limits)}" for preset, limits in by_preset.items()]
+    base = f" ({densest} sparsity)" if densest else ""
+    seeds = len(results.sae_ids)
+    seed = f"the first of {seeds} seeds, not their mean" if seeds > 1 else "a single seed"
+    return [
+        Finding(
+            "Sparsity limit",
+            f"Sparsest level that loses no more than the margin against the densest{base}, as do all levels below, in "
+            f"{seed}: {'; '.join(parts)}. Margins, fixed beforehand: {margin_list()}.",
+        )
+    ]
 
 
-def _two(value: float) -> str:
-    return decimal(value, 2)
+def margin_list() -> str:
+    """Return the margins in words.
+
+    >>> margin_list().split(", ", 1)[0]
+    '5 points of explained variance'
+    """
+    return comma_list(f"{100 * margin:.0f} points of {UNITS[name]}" for name, margin in MARGINS.items())

@@ -1,0 +1,208 @@
+"""Findings of the strict protocol on factors: how many are predicted, and over how many dimensions each spreads."""
+
+from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known
+from otoscope.metrics.registry import METRICS
+from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, representation_label
+from otoscope.metrics.results import Row
+from otoscope.protocols.comparison import Comparison, Estimate, Relation
+from otoscope.protocols.strict.results import FEW, FewDimensions, StrictResults, compare_few_dimensions
+from otoscope.report.estimates import decimal_with_interval, dimensions, seed_range, too_few
+from otoscope.report.sections.findings import Finding
+from otoscope.resampling.intervals import MIN_GROUPS
+
+LEARNED_LESS = ("start", "frozen_decoder", "soft_frozen_decoder", "untrained_sae", "random_topk", "untrained", "logmel")
+"""Representations without learned atoms, without a trained encoder, or without either."""
+
+COMPACTNESS: dict[Relation, str] = {
+    Relation.LOWER: "The codes are more compact than the layer, paired by factor beyond the interval{ratio}.",
+    Relation.HIGHER: "The codes are less compact than the layer, paired by factor beyond the interval{ratio}.",
+    Relation.UNCLEAR: "Undecided: paired by factor, the interval includes no difference{ratio}.",
+}
+
+FEW_DIMENSIONS: dict[FewDimensions, str] = {
+    FewDimensions.HIGHER: (
+        "The codes start higher than the layer, paired by factor beyond the intervals: fewer of their dimensions "
+        "predict the same."
+    ),
+    FewDimensions.LOWER: (
+        "The codes start lower than the layer, paired by factor beyond the intervals: they need more dimensions for "
+        "the same."
+    ),
+    FewDimensions.HIGHER_WITHIN_INTERVALS: ("The codes start higher than the layer, within the intervals: undecided."),
+    FewDimensions.NOT_HIGHER: (
+        f"At no number of dimensions up to {FEW} do the codes predict more beyond the interval: no evidence that fewer "
+        "of theirs suffice."
+    ),
+    FewDimensions.MIXED: (
+        "The codes predict more at some numbers of dimensions only: no evidence that fewer of theirs suffice."
+    ),
+}
+
+
+def factor_findings(results: StrictResults) -> list[Finding]:
+    """Return the number of factors that layer and codes predict."""
+    dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
+    if dense is None or codes is None:
+        return []
+    verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
+    counts = results.comparison("predicted_share")
+    said = (
+        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes"
+        f"{describe_counts(counts) if counts is not None else ''}. Permuted factors: none in 95{NBSP}% of cases."
+    )
+    common = results.comparison("mean_factor_r2")
+    if common is not None:
+        both = results.one("completeness", CODES)
+        said += f" {both['n']} are predicted by both and every seed." if both is not None else ""
+        change = common.change
+        difference = f" (difference {decimal_with_interval(change, 2)})" if change.measured else ""
+        said += (
+            f" Over the {common.dense.n} {predicted_by_either(results)}, losses included, the mean R² of a linear map "
+            f"(below 0 counts as 0) is {decimal(common.dense.value, 2)} from the dense layer and "
+            f"{decimal(common.codes.value, 2)} from the codes{difference}.{_better_baselines(results)}"
+        )
+    return [Finding("Factors", said)]
+
+
+def describe_counts(counts: Comparison) -> str:
+    """Return the range over seeds of the predicted factors, and the count of the best baseline."""
+
+    def text_of(share: float) -> str:
+        return str(round(share * counts.codes.n))
+
+    seeds = f" ({text})" if (text := seed_range(counts.seeds, text_of)) else ""
+    best = counts.best_baseline
+    if best is None:
+        return seeds
+    one = len(best.representations) == 1
+    most = f", {text_of(best.estimate.value)} from {best.label}, the best baseline{'' if one else 's'}"
+    more = ": the codes do not exceed it" if counts.codes.value <= best.estimate.value else ""
+    return f"{seeds}{most}{more}"
+
+
+def predicted_by_either(results: StrictResults) -> str:
+    """Return the rule of the factors that means of R² cover, as a clause."""
+    seeds = len(results.sae_ids)
+    if seeds > 1:
+        return f"that the layer predicts, or all {seeds} seeds of the codes"
+    return "that the layer or the codes predict"
+
+
+def _better_baselines(results: StrictResults) -> str:
+    """Return the baselines that predict factors better than the codes beyond the interval, as a sentence."""
+    better = [
+        representation_label(row["representation"])
+        for row in results.where(metric=METRICS["mean_factor_r2"].difference)
+        if row["representation"] != DENSE and known(row["high"]) and row["high"] < 0 and row["groups"] >= MIN_GROUPS
+    ]
+    verb = "predicts" if len(better) == 1 else "predict"
+    return f" On the same clips, {comma_list(better)} {verb} more, beyond the interval." if better else ""
+
+
+def compactness_findings(results: StrictResults) -> list[Finding]:
+    """Return the number of dimensions over which a factor spreads."""
+    comparison = results.comparison("effective_latents")
+    if comparison is None or not (comparison.dense.measured and comparison.codes.measured):
+        return []
+    dense, codes = comparison.dense, comparison.codes
+    seeds = f"; {text}" if (text := seed_range(comparison.seeds, dimensions)) else ""
+    ratio = comparison.change
+    of_ratio = f" (ratio {decimal_with_interval(ratio, 2)})" if ratio.measured else ""
+    decision = describe_compactness(comparison, ratio=of_ratio)
+    said = (
+        f"A factor takes {dimensions(dense.value)} effective dimensions of the dense layer "
+        f"({ends(vars(dense), dimensions)}) and {dimensions(codes.value)} of the codes "
+        f"({ends(vars(codes), dimensions)}{seeds}), the geometric mean over the {codes.n} common factors. {decision}"
+    )
+    r2 = results.comparison("mean_factor_r2")
+    if r2 is not None:
+        said += _predict_less(results, r2)
+    less = {name: estimate for name in LEARNED_LESS if (estimate := comparison.others.get(name)) and estimate.measured}
+    each = [
+        f"{representation_label(name)} {dimensions(estimate.value)} ({_share(share)} factors predicted)"
+        for name, estimate in less.items()
+        if (share := results.one("predicted_share", name, "common")) is not None
+    ]
+    if each:
+        said += (
+            f" Representations that learned less or nothing: {comma_list(each)}. Dimensions are those of all {codes.n} "
+            "common factors: what predicts fewer of them may take few because it predicts little."
+        )
+    if compact := more_compact(comparison):
+        each = [f"{representation_label(name)} (ratio {decimal_with_interval(r, 2)})" for name, r in compact.items()]
+        said += f" The codes take more, beyond the interval, than {comma_list(each)}."
+    if equal := unlearned_as_compact(comparison):
+        said += f" They do not take fewer, beyond the interval, than {comma_list(equal)}."
+    if equal or compact.keys() & set(LEARNED_LESS):
+        said += " Compactness alone does not show learning."
+    return [Finding("Compactness", said)]
+
+
+def describe_compactness(comparison: Comparison, *, ratio: str = "") -> str:
+    """Return the decision on the dimensions that a factor takes; `ratio` is inserted into it."""
+    groups = min(comparison.dense.groups, comparison.codes.groups)
+    return COMPACTNESS.get(comparison.relation, f"Compactness: {too_few(groups)}.").format(ratio=ratio)
+
+
+def unlearned_as_compact(comparison: Comparison) -> list[str]:
+    """Return the labels of representations that learned less and take neither more nor fewer dimensions."""
+    measured = [name for name in LEARNED_LESS if (other := comparison.others.get(name)) and other.measured]
+    decided = (Relation.LOWER, Relation.HIGHER)
+    return [representation_label(name) for name in measured if comparison.relation_to(name) not in decided]
+
+
+def more_compact(comparison: Comparison) -> dict[str, Estimate]:
+    """Return the baselines that take fewer dimensions than the codes beyond the interval, with the ratio."""
+    return {
+        name: comparison.against(name)
+        for name, other in comparison.others.items()
+        if name not in UNINFORMATIVE and other.measured and comparison.relation_to(name) is Relation.HIGHER
+    }
+
+
+def _predict_less(results: StrictResults, ridge: Comparison) -> str:
+    """State that the codes predict less by ridge regression beyond the paired interval, and by the LASSO or not."""
+    if ridge.relation is not Relation.LOWER:
+        return ""
+    text = f"mean R² by ridge {decimal(ridge.codes.value, 2)} against {decimal(ridge.dense.value, 2)}"
+    lasso = results.where(metric="factor_r2", layer=results.layer, split="test").measured
+    codes, dense = (
+        [max(value, 0.0) for value in table.values()]
+        for table in (lasso.where(representation=CODES, sae_id=results.sae_ids), lasso.where(representation=DENSE))
+    )
+    if not codes or not dense:
+        return ""
+    of_codes, of_layer = sum(codes) / len(codes), sum(dense) / len(dense)
+    if of_codes < of_layer:
+        means = f"{decimal(of_codes, 2)} against {decimal(of_layer, 2)}"
+        return f" They also predict less ({text}, by LASSO over all factors {means})."
+    return f" They predict less by ridge ({text}) but not by LASSO: this depends on the reader."
+
+
+def few_dimension_findings(results: StrictResults) -> list[Finding]:
+    """Return the mean R² from the best dimension and the best eight, and the decision."""
+    compared = results.few_dimensions
+    said: list[str] = []
+    for size in (size for size in (results.sizes[0] if results.sizes else 0, FEW) if size in compared):
+        comparison = compared[size]
+        dense, codes, best = comparison.dense, comparison.codes, comparison.best_baseline
+        parts = [
+            f"{decimal_with_interval(codes, 2)} from the codes",
+            f"{decimal_with_interval(dense, 2)} from the dense layer",
+            *([f"{decimal(best.estimate.value, 2)} from {best.label}, the best baseline"] if best else []),
+        ]
+        said.append(f"{count(size, 'dimension')}: {comma_list(parts)}")
+    if not said:
+        return []
+    comparisons = list(compared.values())
+    groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
+    decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
+    each = "; from ".join(dict.fromkeys(said))
+    of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(results)}"
+    text = f"{of_factors}, from the best {each}. {decision}"
+    return [Finding("A few dimensions", text)]
+
+
+def _share(row: Row) -> str:
+    """Return a share as a count of all."""
+    return f"{round(row['value'] * row['n'])} of {row['n']}" if known(row["value"]) else "–"
