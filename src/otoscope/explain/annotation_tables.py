@@ -27,7 +27,8 @@ from otoscope.explain.annotated_labels import (
 )
 from otoscope.explain.artifacts import Sound
 from otoscope.explain.card_tables import choose_clips
-from otoscope.factors.annotations import AnnotatedInterval, AnnotationFolder, count_overlaps, within_clip
+from otoscope.factors.annotation_folder import AnnotationFolder
+from otoscope.factors.annotations import AnnotatedInterval, count_overlaps, within_clip
 from otoscope.formatting import count
 
 MARGIN_S = 0.1

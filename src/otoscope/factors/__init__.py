@@ -9,8 +9,8 @@
 - `logmel_statistics`: mean and standard deviation of log-mel energies, a baseline representation
 """
 
+from otoscope.factors.annotation_folder import AnnotationFolder as AnnotationFolder
 from otoscope.factors.annotations import AnnotatedInterval as AnnotatedInterval
-from otoscope.factors.annotations import AnnotationFolder as AnnotationFolder
 from otoscope.factors.annotations import read_annotations as read_annotations
 from otoscope.factors.egemaps import measure_egemaps as measure_egemaps
 from otoscope.factors.logmel import logmel_statistics as logmel_statistics

@@ -31,7 +31,8 @@ from otoscope.corpus.table import SPLITS, Corpus
 from otoscope.errors import CorpusError, quote
 from otoscope.explain.annotated_labels import MORE, frequent_labels
 from otoscope.explain.annotation_tables import SKIPPED, choose_annotated
-from otoscope.factors.annotations import MAX_SHOWN, AnnotatedInterval, AnnotationFolder, within_clip
+from otoscope.factors.annotation_folder import MAX_SHOWN, AnnotationFolder
+from otoscope.factors.annotations import AnnotatedInterval, within_clip
 from otoscope.formatting import count, first_few
 from otoscope.report import evidence
 from otoscope.runs.cache import run_stage

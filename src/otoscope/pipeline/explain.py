@@ -35,7 +35,7 @@ from otoscope.explain import (
 )
 from otoscope.explain.activation_index import CARD, remove_index
 from otoscope.explain.matching import MATCHES, SUMMARY
-from otoscope.factors.annotations import AnnotationFolder
+from otoscope.factors.annotation_folder import AnnotationFolder
 from otoscope.factors.logmel import RATE_HZ
 from otoscope.formatting import comma_list, first_few
 from otoscope.pipeline.attribution import attribution_tables

@@ -21,7 +21,8 @@ from otoscope.explain.splice_scores import (
     transcription_scores,
 )
 from otoscope.explain.transcription import Transcriber, normalise
-from otoscope.factors.annotations import AnnotationFolder, within_clip
+from otoscope.factors.annotation_folder import AnnotationFolder
+from otoscope.factors.annotations import within_clip
 from otoscope.pipeline.changed_layer import ChangedLayer
 from otoscope.runs.progress import task
 from otoscope.runs.training import GridMember

@@ -10,7 +10,8 @@ from otoscope.artifacts import digest
 from otoscope.corpus.audio import decode
 from otoscope.corpus.datasets.vocalset import VocalSetCorpus
 from otoscope.corpus.synth import SynthCorpus
-from otoscope.factors.annotations import AnnotationFolder, count_overlaps
+from otoscope.factors.annotation_folder import AnnotationFolder
+from otoscope.factors.annotations import count_overlaps
 from tests.support.vocalset_tree import misspelt, write_vocalset_tree
 
 SMALL = SynthCorpus(singers=2, takes=2, duration_s=0.4, techniques=("belt", "spoken", "vibrato"))
