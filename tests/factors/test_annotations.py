@@ -8,13 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from otoscope.errors import CorpusError, OtoscopeError
-from otoscope.factors.annotations import (
-    READERS,
-    AnnotatedInterval,
-    count_overlaps,
-    read_annotations,
-    within_clip,
-)
+from otoscope.factors.annotations import READERS, AnnotatedInterval, count_overlaps, read_annotations, within_clip
 
 LONG_TEXTGRID = """File type = "ooTextFile"
 Object class = "TextGrid"

@@ -18,7 +18,8 @@ from otoscope.factors.egemaps import SOURCE, egemaps_identity, measure_egemaps
 from otoscope.factors.readable_names import category
 from otoscope.formatting import count, first_few
 from otoscope.paths import user_path
-from otoscope.tables import TextTable, read_text_table
+from otoscope.tables import read_text_table
+from otoscope.text_table import TextTable
 
 FAILED = {"clip_id": pl.String(), "reason": pl.String()}
 

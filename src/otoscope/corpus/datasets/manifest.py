@@ -15,7 +15,8 @@ from otoscope.corpus.selection import MAX_CHANNELS, SelectableCorpus
 from otoscope.corpus.table import SPLITS
 from otoscope.errors import CorpusError, SplitError, quote, suggest
 from otoscope.formatting import count, first_few, is_clean, printable
-from otoscope.tables import FEW_VALUES, PARQUET_SUFFIXES, TextTable, read_text_table
+from otoscope.tables import PARQUET_SUFFIXES, read_text_table
+from otoscope.text_table import FEW_VALUES, TextTable
 
 _SPLIT_WORDS = {
     "train": ("training",),
