@@ -118,6 +118,16 @@ def test_strict_claims_find_other_targets_that_lose_and_the_best_baseline():
     assert best.best_baseline.representations == ("logmel",)
 
 
+def test_strict_claims_name_the_first_sparsity_beyond_the_margin():
+    codes = [replace(r, preset="default") if r.representation == "sae" else r for r in strict_study()]
+    at = {0.75: 0.79, 0.95: 0.78, 0.99: 0.7}
+    codes = [replace(r, value=at[r.sparsity]) if r.preset and r.metric.startswith("task") else r for r in codes]
+    limit = strictly("sparsity_limit", 0.95, "sae", target="default: task", preset="default")
+    claim = strict_claims(table([*codes, limit])).task
+    assert claim is not None
+    assert claim.first_loss == 0.99
+
+
 def test_strict_claims_on_two_groups_are_undecided():
     claims = strict_claims(table([replace(r, groups=2) for r in strict_study()]))
     for claim in claims:

@@ -148,6 +148,7 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
     return replace(
         claim,
         changes={sparsity: change for sparsity, change in changes.items() if change.measured},
+        first_loss=own_limit and own_limit.first_loss,
         to_baseline=(
             strict.difference(metric, target, main["sae_id"], best.representations[0]) if best else UNMEASURED
         ),

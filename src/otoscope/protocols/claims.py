@@ -74,6 +74,11 @@ class OtherTargets:
     count: int
     losses: Mapping[str, Estimate]
 
+    @property
+    def established(self) -> int:
+        """Number of losses whose whole interval is beyond the margin, by the rule of the claim."""
+        return sum(change.high < -MARGIN and not change.too_few_groups for change in self.losses.values())
+
 
 @dataclass(frozen=True)
 class TaskClaim:
@@ -82,8 +87,8 @@ class TaskClaim:
     `layers` counts the layers averaged over. The value of codes is the mean over seeds, whose number `seed_counts`
     holds by sparsity; `seeds` holds the value of each at the sparsity that stands for a high one. `changes` holds codes
     minus layer on the same clips, by sparsity, where there are held-out groups. `limit` is the sparsity limit of the
-    task, `test_clips` the number of classified clips (0 for a regression), `to_baseline` the paired difference to the
-    best baseline.
+    task, `first_loss` the lowest sparsity beyond its margin, `test_clips` the number of classified clips (0 for a
+    regression), `to_baseline` the paired difference to the best baseline.
     """
 
     dense: Estimate
@@ -92,6 +97,7 @@ class TaskClaim:
     changes: Mapping[float, Estimate] = field(default_factory=dict[float, Estimate])
     layers: int = 1
     limit: Estimate | None = None
+    first_loss: float | None = None
     others: OtherTargets | None = None
     best_baseline: Baseline | None = None
     to_baseline: Estimate = UNMEASURED

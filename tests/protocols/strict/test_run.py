@@ -21,7 +21,7 @@ STRICT = {
     "seeds": 2,
     "folds": 2,
     "sizes": [1, 2],
-    "limit_sparsities": [0.75, 0.9],
+    "limit_sparsities": [0.75, 0.95],
     "limit_presets": ["default", "short"],
 }
 TRAIN = {"latents": 48, "sparsities": [0.75, 0.9], "layers": [1, 2], "presets": {"short": {"epochs": 2}}}
@@ -106,6 +106,10 @@ def test_strict_run_pairs_codes_with_the_layer_and_all_baselines(rows: pl.DataFr
 def test_strict_run_finds_limits_for_configured_presets(rows: pl.DataFrame, whole: Path):
     limits = rows.filter(pl.col("metric") == "sparsity_limit")
     assert set(limits["preset"]) == {target.split(": ")[0] for target in limits["target"]} == {"default", "short"}
+    # the run trained the preset default at 90 % too
+    assert set(limits.select("preset", "n").iter_rows()) == {("default", 3), ("short", 2)}
+    scored = rows.filter(metric="mean_factor_r2", representation="sae", preset="default", seed=0)
+    assert set(scored["sparsity"]) == {0.75, 0.9, 0.95}
     page = (whole / "report" / "index.html").read_text(encoding="utf-8")
     assert "SAE, short" in page
     assert "SAE, default" in page

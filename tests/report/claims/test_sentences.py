@@ -96,7 +96,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     )
     notes = " ".join(describe_task(claim).notes)
     assert "The value of the codes is the mean of 2 seeds, ranging from 78.9\xa0% to 79.0\xa0%." in notes
-    assert "are more than 2 points lower on 2 of 3 other targets, beyond the interval on 1: vowel" in notes
+    assert "are more than 2 points lower on 2 of 3 other targets, over the whole interval on 1: vowel" in notes
     assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
     assert (
         "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
@@ -112,6 +112,21 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     assert not describe_task(TASK).notes
 
 
+@pytest.mark.parametrize(
+    ("change", "established"),
+    [
+        (estimate(-0.1, -0.114, -0.086), "1"),
+        # below 0, but not below the margin
+        (estimate(-0.025, -0.045, -0.006), "none"),
+        (replace(estimate(-0.1, -0.114, -0.086), groups=2), "none"),
+        (estimate(-0.1), "none"),
+    ],
+)
+def test_describe_task_counts_losses_on_other_targets_by_the_rule_of_the_claim(change: Estimate, established: str):
+    notes = " ".join(describe_task(replace(TASK, others=OtherTargets(3, {"vowel": change}))).notes)
+    assert f"lower on 1 of 3 other targets, over the whole interval on {established}: vowel" in notes
+
+
 def test_describe_task_states_that_the_codes_are_of_a_single_seed():
     start = "At 95\xa0% sparsity the codes of a single seed reach 80.0"
     assert describe_task(replace(TASK, seeds=(0.8,))).sentence.startswith(start)
@@ -122,12 +137,14 @@ def test_describe_task_notes_the_sparsity_limit():
     assert "up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(describe_task(limited).notes)
     at_chance = replace(limited, dense=estimate(0.3, 0.2, 0.4, 0.35))
     assert "sparsity (90" not in " ".join(describe_task(at_chance).notes)
-    steep = replace(limited, limit=estimate(0.9, 0.9, 0.9))
-    assert "next sparsity level already loses more than 2 points" in " ".join(describe_task(steep).notes)
-    wide = replace(limited, limit=estimate(0.9, 0.9, 0.99), seed_counts={0.9: 5, 0.95: 1})
+    steep = replace(limited, limit=estimate(0.9, 0.9, 0.9), first_loss=0.95)
     assert (
-        "In the first seed, the next sparsity level is more than 2 points lower than the densest codes (90\xa0% "
-        "sparsity); the limit lies between 90\xa0% and 99\xa0%: undecided."
+        "More than 2 points are lost against the densest codes (90\xa0% sparsity, 80.0\xa0%) at 95\xa0% sparsity."
+    ) in describe_task(steep).notes
+    wide = replace(steep, limit=estimate(0.9, 0.9, 0.99), seed_counts={0.9: 5, 0.95: 1})
+    assert (
+        "In the first seed, more than 2 points are lost against the densest codes (90\xa0% sparsity) at 95\xa0% "
+        "sparsity; the limit lies between 90\xa0% and 99\xa0%: undecided."
     ) in describe_task(wide).notes
     beaten = " ".join(describe_task(replace(limited, codes={0.75: estimate(0.6), 0.9: estimate(0.8)})).notes)
     assert "sparser codes (80.0\xa0% at 90\xa0%) exceed the densest codes (75\xa0% sparsity, 60.0\xa0%)" in beaten

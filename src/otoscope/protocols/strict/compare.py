@@ -81,7 +81,7 @@ class ComparisonParts:
             found.append(self._part(f"{strict.NAME}/structure", sources, self._structure_result))
             found.append(self._part(f"{strict.NAME}/layers", [*self.layers.values()], self._layer_result))
         if self.limits:
-            sources = [self.main, *self.seeds.values(), *self.limits.values()]
+            sources = [self.main, *self.seeds.values(), *self._limit_parts.values()]
             found.append(self._part(f"{strict.NAME}/limits", sources, self._limit_result))
         sources = [self.main, *self._measured_codes.values(), *self.baselines.values()]
         found.append(self._part(f"{strict.NAME}/differences", sources, self._difference_result))
@@ -228,10 +228,17 @@ class ComparisonParts:
         """Return records with an interval over groups, which is wider in a cross-fit."""
         return [record.widened(self.experiment.targets.clips.folds) for record in records]
 
+    @property
+    def _limit_parts(self) -> Mapping[GridMember, CachedResult]:
+        """Parts of the SAEs behind the limits: those trained for them, and those of the grid with the same settings."""
+        settings = {replace(member, sparsity=0.0) for member in self.limits}
+        of_grid = {m: part for m, part in self.grid.items() if replace(m, sparsity=0.0) in settings}
+        return {**self.limits, **of_grid}
+
     def _limit_result(self) -> ComputedResult:
         records: list[Record] = []
         for preset in dict.fromkeys(member.preset for member in self.limits):
-            found = {member: part for member, part in self.limits.items() if member.preset == preset}
+            found = {member: part for member, part in self._limit_parts.items() if member.preset == preset}
             by_quantity: dict[str, dict[float, Level]] = {}
             for member, part in found.items():
                 arrays = self._read_arrays(part)

@@ -33,6 +33,9 @@ FEW = 8
 EQUAL_R2 = 0.005
 """Difference of two R² up to which neither counts as higher."""
 
+ROUNDING = 1e-12
+"""Excess over a margin up to which it is not exceeded."""
+
 LABELS = {entry.name: entry.label for entry in REPRESENTATIONS.values()}
 
 
@@ -149,6 +152,13 @@ class PresetLimit:
     def better_sparsity(self) -> float | None:
         """Sparsity that exceeds the densest level by more than the margin: then no limit can be determined."""
         return better_than_densest(self.levels, MARGINS[self.quantity])
+
+    @property
+    def first_loss(self) -> float | None:
+        """Lowest sparsity that loses more than the margin against the densest level; None if none does."""
+        densest = self.levels[min(self.levels)] if self.levels else math.nan
+        lost = (s for s, value in self.levels.items() if densest - value > MARGINS[self.quantity] + ROUNDING)
+        return min(lost, default=None)
 
 
 def better_than_densest(levels: Mapping[float, float], margin: float) -> float | None:

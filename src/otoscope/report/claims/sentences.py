@@ -224,10 +224,9 @@ def _task_notes(claim: TaskClaim) -> Iterator[str]:
     others = count(claim.others.count, "other target")
     if losses := claim.others.losses:
         each = [f"{target} {points(change.value)}{_change_interval(change)}" for target, change in losses.items()]
-        beyond = sum(change.bounded and change.high < 0 for change in losses.values())
         yield (
-            f"The same codes are more than 2 points lower on {len(each)} of {others}, beyond the interval on "
-            f"{beyond or 'none'}: {'; '.join(each)}."
+            f"The same codes are more than 2 points lower on {len(each)} of {others}, over the whole interval on "
+            f"{claim.others.established or 'none'}: {'; '.join(each)}."
         )
     else:
         yield f"The same codes are more than 2 points lower on none of {others}."
@@ -261,13 +260,12 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
     if limit.value > densest:
         text = f"no more than 2 points are lost against {base} up to {sparsity(limit.value)} sparsity"
         text += interval(limit, sparsity)
-    elif limit.bounded and limit.high > densest:
-        ends = f"{sparsity(limit.low)} and {sparsity(limit.high)}"
-        text = (
-            f"the next sparsity level is more than 2 points lower than {base}; the limit lies between {ends}: undecided"
-        )
+    elif claim.first_loss is None:
+        return
     else:
-        text = f"the next sparsity level already loses more than 2 points against {base}"
+        text = f"more than 2 points are lost against {base} at {sparsity(claim.first_loss)} sparsity"
+        if limit.bounded and limit.high > densest:
+            text += f"; the limit lies between {sparsity(limit.low)} and {sparsity(limit.high)}: undecided"
     yield f"{capitalised(seed + text)}."
 
 

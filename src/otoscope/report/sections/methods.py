@@ -78,8 +78,9 @@ def _limits(settings: StrictSettings) -> list[str]:
         return []
     levels = comma_list(sparsity(s) for s in settings.limit_sparsities)
     return [
-        f"The sparsity limit is searched at {levels} with the presets {comma_list(settings.limit_presets)}. Margins "
-        f"were fixed in advance: {margin_list()}. otoscope's docs/methods.md gives every formula with its source."
+        f"The sparsity limit is searched at {levels} with the presets {comma_list(settings.limit_presets)}, and at the "
+        f"other sparsities that were trained with the same settings. Margins were fixed in advance: {margin_list()}. "
+        "otoscope's docs/methods.md gives every formula with its source."
     ]
 
 
