@@ -120,11 +120,20 @@ def interval_text(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
     return f"95{NBSP}% interval {ends(row, tell)}" if known(row["low"]) and known(row["high"]) else ""
 
 
+def untested(row: Mapping[str, Any]) -> bool:
+    """Return whether there were too few clips or groups for a null: its upper end is 1, and it has no mean.
+
+    >>> untested({"null_high": 1.0, "null_mean": None}), untested({"null_high": 1.0, "null_mean": 0.0})
+    (True, False)
+    """
+    return row.get("null_high") == 1 and not known(row.get("null_mean"))
+
+
 def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:
     """Return the bracketed details of a number: interval, null, clips and groups."""
     shown = percent if as_percent else decimal
     parts = [interval] if (interval := interval_text(row, shown)) else []
-    if row.get("null_high") == 1:
+    if untested(row):
         parts.append("too few clips or groups to test")
     elif known(row["null_mean"]):
         upper = f", up to {shown(row['null_high'])}" if known(row["null_high"]) else ""

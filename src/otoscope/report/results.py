@@ -269,11 +269,19 @@ def too_weak() -> pl.Expr:
 
 def untestable() -> pl.Expr:
     """Return the condition for a factor with too few clips or groups to permute."""
-    return _reaches() & (pl.col("null_high") >= 1)
+    return _reaches() & without_null()
+
+
+def without_null() -> pl.Expr:
+    """Return the condition for a null that could not be computed: it has an upper end of 1, and no mean.
+
+    The upper end of a computed null may be 1 too, if a permutation gives the value itself.
+    """
+    return (pl.col("null_high") >= 1) & pl.col("null_mean").fill_nan(None).is_null()
 
 
 def _unconfirmed() -> pl.Expr:
-    return _reaches() & _unproven() & (pl.col("null_high") < 1)
+    return _reaches() & _unproven() & ~without_null()
 
 
 def _reaches() -> pl.Expr:

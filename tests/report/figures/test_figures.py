@@ -13,11 +13,12 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.report.figures.charts import by_layer
 from otoscope.report.figures.classes import class_figures
+from otoscope.report.figures.factors import factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel, figure_chart
 from otoscope.report.figures.marks import PERCENT, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.theme import PRINT_CONFIG, layer_colours
-from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.results import PREDICTED_R2, Results, predicted, too_weak, untestable
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections.methods import methods
 from otoscope.report.sections.overview import overview
@@ -67,6 +68,53 @@ def test_a_factor_is_predicted_only_above_the_floor_and_its_null_and_within_grou
 ) -> None:
     rows = to_table([record]).with_columns(within=pl.lit(within, dtype=pl.Float64()))
     assert rows.select(predicted()).item() is expected
+
+
+@pytest.mark.parametrize(("null_mean", "testable"), [(float("nan"), False), (0.0, True)])
+def test_a_null_with_a_mean_is_a_test_even_if_its_upper_end_is_1(null_mean: float, testable: bool) -> None:
+    record = _row(0.7, null_high=1.0, null_mean=null_mean)
+    none = pl.lit(None, dtype=pl.Float64())
+    rows = to_table([record]).with_columns(within=none, within_high=none)
+    assert rows.select(untestable()).item() is not testable
+    assert rows.select(too_weak()).item() is testable
+
+
+def _of_factors(protocol: str, **nulls: float) -> Results:
+    factor = replace(_row(0.7, **nulls), target="f1", protocol=protocol)
+    sizes = [replace(factor, metric="effective_latents", value=9.0, target=target) for target in ("f1", "")]
+    return Results(to_table([factor, *sizes]))
+
+
+@pytest.mark.parametrize(
+    ("nulls", "said"),
+    [
+        ({"null_mean": 0.56, "null_high": 0.7}, "1 factor has a mean R² above 0.5 (up to 0.56) for permuted clips"),
+        ({"null_mean": 0.0, "null_high": 0.96}, ""),
+        ({"null_high": 1.0}, ""),
+    ],
+)
+def test_factors_by_sparsity_names_factors_in_which_groups_differ_by_the_mean_of_the_null(
+    nulls: dict[str, float], said: str
+) -> None:
+    figure = factors_by_sparsity(_of_factors("held_out", **nulls), {}, "factor_r2")
+    assert figure is not None
+    assert said in figure.caption
+    assert ("because groups differ in them" in figure.caption) is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("strict", "Only factors that the layer and the codes of every seed predict have a value."),
+        ("held_out", "Factors with an R² below the setting completeness_min_r2 have no value."),
+    ],
+)
+def test_factors_by_sparsity_draws_no_mean_over_factors(protocol: str, said: str) -> None:
+    figure = factors_by_sparsity(_of_factors(protocol), {}, "effective_latents")
+    assert figure is not None
+    assert [panel.title for panel in figure.panels] == ["other (1)"]
+    assert figure.table["factor"].to_list() == ["f1"]
+    assert said in figure.caption
 
 
 def _probe(layer: int, value: float, split: str, **more: object) -> Record:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from otoscope.formatting import count, decimal, sparsity
+from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
@@ -13,7 +14,7 @@ from otoscope.report.results import PREDICTED_R2, Results, predicted
 from otoscope.report.run_data import category_of
 
 HIGH_NULL = 0.5
-"""Upper end of a null of R² above which a figure says that groups differ in the factor."""
+"""Mean R² of permuted clips above which a figure says that groups differ in the factor."""
 
 
 def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric: str) -> Figure | None:
@@ -23,6 +24,8 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
         return None
     rows = with_series_names(results.of(metric, layer=layer), results.pooling)
     rows = rows.filter(pl.col("value").is_not_nan() & pl.col("representation").is_in(["dense", "sae"]))
+    # the mean over factors has no target
+    rows = rows.filter(pl.col("target") != "")
     if rows.is_empty():
         return None
     logarithmic = metric == "effective_latents"
@@ -51,8 +54,7 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
         "Effective number of dimensions of each factor's regression: the exponential of the entropy of the LASSO's "
         "absolute weights. 1: it uses a single dimension, however little of the factor that predicts. The number does "
         "not depend on the width of the code; compare representations that predict a factor about equally well (its R² "
-        "is in the figure above). It has no interval. Factors with an R² below the setting completeness_min_r2 have no "
-        "value."
+        f"is in the figure above). It has no interval. {_sized(results)}"
     )
     table = factor_table(results, categories, metric, layer)
     return Figure(
@@ -72,17 +74,24 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
     )
 
 
+def _sized(results: Results) -> str:
+    """Return which factors have effective dimensions, as a sentence."""
+    if results.protocol != STRICT:
+        return "Factors with an R² below the setting completeness_min_r2 have no value."
+    return "Only factors that the layer and the codes of every seed predict have a value."
+
+
 def _high_nulls(rows: pl.DataFrame) -> str:
     """Return the number of factors in which groups differ, as a sentence after a blank; empty without any."""
-    nulls = rows.filter((pl.col("null_high") > HIGH_NULL) & (pl.col("null_high") < 1))
+    nulls = rows.filter(pl.col("null_mean").fill_nan(None) > HIGH_NULL)
     factors = nulls["target"].n_unique()
     if not factors:
         return ""
-    verb = "has a null" if factors == 1 else "have nulls"
-    highest = decimal(float(max(nulls["null_high"])), 2)
+    verb = "has" if factors == 1 else "have"
+    highest = decimal(float(max(nulls["null_mean"])), 2)
     return (
-        f" {count(factors, 'factor')} {verb} above {decimal(HIGH_NULL, 1)} (up to {highest}), because groups "
-        "differ in them: read the R² within groups in the table."
+        f" {count(factors, 'factor')} {verb} a mean R² above {decimal(HIGH_NULL, 1)} (up to {highest}) for permuted "
+        "clips, because groups differ in them: read the R² within groups in the table."
     )
 
 
@@ -102,7 +111,7 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
     rows = results.of(metric, layer=layer)
     by_factor: dict[str, dict[str, object]] = {}
     labels = ["dense", *(sparsity(s) for s in results.sparsities)]
-    for row in rows.rows(named=True):
+    for row in rows.filter(pl.col("target") != "").rows(named=True):
         place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
         target = by_factor.setdefault(
             row["target"], {"factor": row["target"], "category": category_of(categories, row["target"])}

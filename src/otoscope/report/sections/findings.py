@@ -22,6 +22,7 @@ from otoscope.report.results import (
     predicted,
     too_weak,
     untestable,
+    without_null,
 )
 from otoscope.report.run_data import RunData
 from otoscope.resampling.groups import labelled_splits
@@ -433,13 +434,12 @@ def _reached(rows: pl.DataFrame, source: str, noun: str) -> str:
 
 def _around(rows: pl.DataFrame, noun: str) -> str:
     parts = [count(_most(rows, "groups"), "group")]
-    # an upper end of 1 stands for no null
-    median, null = median_of(rows, "value"), median_of(rows.filter(pl.col("null_high") < 1), "null_high")
+    median, null = median_of(rows, "value"), median_of(rows.filter(~without_null()), "null_high")
     if median is not None:
         parts.append(f"median R² {decimal(median, 2)}")
     if null is not None:
         parts.append(f"null up to {decimal(null, 2)}")
-    elif (rows["null_high"] == 1).any():
+    elif rows.filter(without_null()).height:
         parts.append(f"no null: too few {noun}s to permute")
     if between := rows.filter(between_only()).height:
         parts.append(f"{between} more between {noun}s only")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from otoscope.explain.firing import diverse
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent, sparsity
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent, sparsity, untested
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate
@@ -150,7 +150,7 @@ def _other_layers(results: Results, label: str) -> str:
 
 def _in_brackets(row: Row, groups: str = "") -> str:
     parts = list(filter(None, (interval_text(row, lambda end: percent(end, 0)), groups)))
-    if row["null_high"] == 1:
+    if untested(row):
         parts.append("too few groups to test")
     elif known(row["null_high"]):
         parts.append(f"chance up to {percent(row['null_high'], 0)}")
