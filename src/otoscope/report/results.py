@@ -19,6 +19,9 @@ HEADLINE_SPARSITIES = (0.9, 0.95)
 
 VALIDATION, TEST = "validation groups", "test groups"
 
+ONLY_SAES = "no other has SAEs"
+"""Reason for a layer where there was no choice."""
+
 SHOWN = (DENSE, CODES)
 """Representations in the charts of the held-out protocol; the section on the strict protocol shows the others."""
 
@@ -217,6 +220,11 @@ class Results(ResultsTable):
         measured = rows.filter(~pl.col("target").is_in(self.unmeasured_factors))
         return measured.join(within.unique(keys), on=keys, how="left", nulls_equal=True, maintain_order="left")
 
+    @cached_property
+    def has_r2_within(self) -> bool:
+        """True if factors have an R² within groups, which the count of predicted factors then requires."""
+        return self.of("factor_r2_within").height > 0
+
     @property
     def unmeasured_note(self) -> str | None:
         """Number of factors that no count includes, as a clause; None where all were measured."""
@@ -314,20 +322,30 @@ def _choose_layer(results: Results, label: str | None) -> BestLayer:
             place = "the middle one" if len(tied) % 2 else f"the later of the two{' in the middle' * (len(tied) > 2)}"
             middle = f"layers {comma_list(tied)} tie for {reason}, and it is {place}"
             return BestLayer(tied[len(tied) // 2], middle, VALIDATION)
-        if layer := _highest(dense.where(target=label, metric="probe_accuracy", split="test").rows):
+        tested = dense.where(target=label, metric="probe_accuracy", split="test")
+        if len(layers := tested.unique("layer")) == 1:
+            return BestLayer(layers[0], "no other was probed")
+        if layer := _highest(tested.rows):
             return BestLayer(
                 layer[0],
                 "it has the highest accuracy of the dense probe on the test groups, so its own number is a maximum "
                 "over layers and slightly optimistic",
                 TEST,
             )
+    return _choose_by_factors(results, dense.where(metric="factor_r2"))
+
+
+def _choose_by_factors(results: Results, of_factors: ResultsTable) -> BestLayer:
+    if len(layers := of_factors.unique("layer")) == 1:
+        alone = results.chosen.where(representation=CODES).unique("layer") == layers
+        return BestLayer(layers[0], ONLY_SAES if alone else "factors are predicted from no other")
     for split, groups in (("valid", VALIDATION), ("test", TEST)):
-        r2 = dense.where(metric="factor_r2", split=split).rows
+        r2 = of_factors.where(split=split).rows
         if layer := _highest(r2.group_by("layer").agg(pl.col("value").median())):
             return BestLayer(layer[0], f"the dense layer's median R² over factors is highest on the {groups}", groups)
     explained = results.of("explained_variance", CODES).group_by("layer").agg(pl.col("value").mean())
     if layer := _highest(explained):
-        return BestLayer(layer[0], "the SAEs explain most of its variance")
+        return BestLayer(layer[0], "the SAEs explain most of its variance" if explained.height > 1 else ONLY_SAES)
     return BestLayer(results.layers[0] if results.layers else None, "it is the first")
 
 
@@ -335,7 +353,7 @@ def _choose_codes_layer(results: Results) -> BestLayer:
     codes = results.chosen.where(representation=CODES, sparsity=results.reference_sparsity).measured
     codes = ResultsTable(codes.rows.filter(~results.in_other_pooling))
     if len(layers := codes.unique("layer")) == 1:
-        return BestLayer(layers[0], "no other has SAEs")
+        return BestLayer(layers[0], ONLY_SAES)
     for metric, name in (("probe_balanced_accuracy", "probes"), ("factor_r2", "factors")):
         scored = codes.where(metric=metric, split="valid").rows
         if layer := _highest(scored.group_by("layer").agg(pl.col("value").mean())):

@@ -1,14 +1,17 @@
 """Sentences on probes and factors: differences, choices of layers, and groups of a single clip."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from otoscope.artifacts import read_table, write_table
+from otoscope.metrics.record import Record, to_table
 from otoscope.report import read_run, write_report
 from otoscope.report.results import Results
-from otoscope.report.sections.findings import against_layer, number_tiles
+from otoscope.report.sections.findings import against_layer, factor_findings, number_tiles
 from otoscope.report.sections.gallery import introduction
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -68,9 +71,59 @@ def test_tiles_of_a_cross_fit_name_the_mean_of_its_folds_and_of_one_dictionary_n
     assert number_tiles(results, folds=5)[0].lines[0] == "layer chosen on the mean of 5 folds"
 
 
+def add_r2_within(folder: Path) -> None:
+    """Add an R² within groups to every R² of a factor."""
+    rows = read_table(folder / "results.parquet")
+    within = rows.filter(metric="factor_r2").with_columns(metric=pl.lit("factor_r2_within"))
+    write_table(folder / "results.parquet", pl.concat([rows, within]))
+
+
+def test_factors_are_said_to_be_positive_within_groups_only_where_that_was_measured(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    for measured in (False, True):
+        page = read_page(write_report(folder, figures=False).read_text("utf-8"))
+        said = {name: page.section(name).replace("\u00a0", " ") for name in ("overview", "summary", "methods")}
+        assert ("factors within groups" in said["overview"]) is measured
+        assert (", above its null and positive within groups" in said["summary"]) is measured
+        assert ("above the upper end of its null and positive within groups" in said["methods"]) is measured
+        add_r2_within(folder)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "said"),
+    [
+        (0, "The 5 factors predicted from both take "),
+        (2, "Of the 5 factors predicted from both, the 3 with a value take "),
+    ],
+)
+def test_compactness_counts_the_factors_that_its_medians_cover(tmp_path: Path, unknown: int, said: str) -> None:
+    rows = read_table(small(tmp_path) / "results.parquet")
+    r2 = pl.col("metric") == "factor_r2"
+    names = rows.filter(r2)["target"].unique().sort()
+    lost = (pl.col("metric") == "effective_latents") & pl.col("target").is_in(names.head(unknown).to_list())
+    value = pl.when(r2).then(0.5).when(lost & (pl.col("representation") == "sae")).then(float("nan")).otherwise("value")
+    (*_, compactness) = factor_findings(Results(rows.with_columns(value.alias("value"))))
+    assert compactness.text.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason"),
+    [((3,), "no other has SAEs"), ((3, 4), "the dense layer's median R² over factors is highest on the test groups")],
+)
+def test_a_layer_without_an_alternative_is_not_said_to_be_the_best(layers: tuple[int, ...], reason: str) -> None:
+    shared: dict[str, Any] = {"metric": "factor_r2", "split": "test", "target": "pitch", "protocol": "strict"}
+    found = [Record(**shared, value=1 / layer, representation="dense", layer=layer) for layer in layers]
+    found.append(
+        Record(**shared, value=0.4, representation="sae", layer=3, latents=64, sparsity=0.9, sae_id="a", seed=0)
+    )
+    # other layers have scores of a task alone
+    found.append(replace(found[0], metric="task_r2", layer=1))
+    best = Results(to_table(found)).best_layer
+    assert (best.layer, best.reason) == (3, reason)
+
+
 def test_groups_of_a_single_clip_are_never_said_to_be_compared_within(tmp_path: Path) -> None:
     folder = small(tmp_path)
-    assert "within groups" in read_page(write_report(folder, figures=False).read_text("utf-8")).section("overview")
     clips = read_table(folder / "corpus.parquet").with_columns(pl.col("clip_id").alias("group"))
     write_table(folder / "corpus.parquet", clips)
     run = read_run(folder)

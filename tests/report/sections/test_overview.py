@@ -1,18 +1,23 @@
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
+from otoscope.metrics.representation import DENSE
 from otoscope.report import write_report
+from otoscope.report.run_data import read_run
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
-from otoscope.report.sections.overview import MAX_SENTENCES, previews
+from otoscope.report.sections.overview import MAX_SENTENCES, overview, previews
 from tests.report.conftest import Made, report
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
+from tests.support.strict_rows import against, codes, row
 
 
 def _card(factor: str, *, confirmed: bool = True, clips: int = 2, kind: str = "") -> LatentCard:
@@ -57,7 +62,7 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
         r"not distinguishable from layer \d \(\d+\.\d %\): \d+\.\d points less \(95 % interval of the difference −\d",
         said,
     )
-    assert re.search(r"The codes predict \d+ of 88 factors within groups", said)
+    assert re.search(r"The codes predict \d+ of 88 factors\.", said)
     assert "of the variance of layer 3 at 90 % sparsity (k=204)" in said
     # the predictions of the codes are wrong in every trill
     assert "Recall is no higher than by chance for trill (0 %, chance 0 %)." in said
@@ -135,6 +140,25 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
         assert "The protocol held_out, which fits these probes, was not run" in page.section(section)
     assert "the scores of technique." in page.section("layers")
     assert "Numbers of the strict protocol for the codes of the first seed alone." in page.section("plain")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "end"),
+    [
+        (-0.3, 0.1, "predicts has: codes minus layer −0.10 (−0.30 to 0.10), which shows no difference."),
+        (-0.15, -0.05, "predicts has: codes minus layer −0.10 (−0.15 to −0.05), so the codes predict less."),
+        (math.nan, math.nan, "the codes. Counts have no interval and do not rank."),
+    ],
+)
+def test_the_overview_of_the_strict_protocol_ranks_by_the_mean_r2_and_not_by_counts(
+    tmp_path: Path, low: float, high: float, end: str
+) -> None:
+    records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.6), row("mean_factor_r2", DENSE, 0.4)]
+    records += [codes("mean_factor_r2", 0.3), replace(against("mean_factor_r2", low, high), value=-0.1)]
+    write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all"), *records]))
+    (sentence,) = overview(read_run(tmp_path), "").sentences
+    assert sentence.startswith("20 of 40 factors are predicted from the layer, 24 from the codes. Counts have no")
+    assert sentence.endswith(end)
 
 
 def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from otoscope import formatting
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, interval_text, percent, sparsity
 from otoscope.metrics.predictions import accuracy_difference, recall_by_class
 from otoscope.metrics.registry import describe_rows
-from otoscope.metrics.representation import WITHOUT_MODEL, representation_label
+from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
 from otoscope.report.evidence import Evidence, count_folds
 from otoscope.report.figures.factors import factor_layer
@@ -390,7 +390,7 @@ def factor_findings(
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]
     parts = [_predicted(rows, name, noun) for name, rows in by_source.items()]
     permuted = f"{noun}s are permuted" if single else f"clips are permuted within each {noun}"
-    inside = "" if single else f" and positive within {noun}s"
+    inside = "" if single or not results.has_r2_within else f" and positive within {noun}s"
     findings = [
         Finding(
             f"Factors at layer {layer}",
@@ -403,17 +403,22 @@ def factor_findings(
 
 
 def _compactness(results: Results, layer: int) -> list[Finding]:
-    at = results.reference_sparsity
-    targets = _predicted_by_both(results, layer)
-    sizes = [_median_size(results, layer, "dense", None, targets), _median_size(results, layer, "sae", at, targets)]
-    if not (sizes[0] and sizes[1]):
+    at, targets = results.reference_sparsity, _predicted_by_both(results, layer)
+    dense = results.of("effective_latents", DENSE, layer=layer, target=targets)
+    codes = results.of("effective_latents", CODES, layer=layer, target=targets, sparsity=at)
+    dense, codes = (rows.filter(pl.col("value").is_not_nan()) for rows in (dense, codes))
+    both = dense.select("target", "value").join(codes.select("target", of_codes="value"), on="target")
+    if both.is_empty():
         return []
+    of_layer, of_codes = (decimal(median_of(both, column), 1) for column in ("value", "of_codes"))
+    factors = f"{count(len(targets), 'factor')} predicted from both"
+    counted = f"The {factors}" if both.height == len(targets) else f"Of the {factors}, the {both.height} with a value"
     return [
         Finding(
             "Compactness",
-            f"The {count(len(targets), 'factor')} predicted from both take {sizes[0]:.1f} effective dimensions of the "
-            f"dense layer and {sizes[1]:.1f} of the codes at {sparsity(at)} sparsity (medians, layer {layer}). These "
-            "have no interval; the strict protocol compares them.",
+            f"{counted} take {of_layer} effective dimensions of the dense layer and {of_codes} of the codes at "
+            f"{sparsity(at)} sparsity (medians, layer {layer}). These have no interval; the strict protocol compares "
+            "them.",
         )
     ]
 
@@ -452,14 +457,6 @@ def _around(rows: pl.DataFrame, noun: str) -> str:
 
 def _most(rows: pl.DataFrame, column: str) -> int:
     return max(rows[column].drop_nulls().to_list(), default=0)
-
-
-def _median_size(
-    results: Results, layer: int, representation: str, at: float | None, targets: list[str]
-) -> float | None:
-    rows = results.of("effective_latents", representation, layer=layer)
-    rows = rows.filter(pl.col("sparsity") == at) if at is not None else rows
-    return median_of(rows.filter(pl.col("target").is_in(targets)), "value")
 
 
 def _predicted_by_both(results: Results, layer: int) -> list[str]:

@@ -57,7 +57,8 @@ def _reading(settings: StrictSettings, run: RunData) -> list[str]:
         f"{settings.near_duplicates} is kept. A factor counts as predicted well if its R² is at least "
         f"{settings.min_r2} and above its null, that of all factors together.",
         "Effective dimensions are computed from the weights of a LASSO per factor, over the factors that the layer and "
-        "the codes of every seed predict well. Their intervals leave out one factor at a time.",
+        "the codes of every seed predict well. Their intervals, and those of the mean R² from few dimensions, leave "
+        "out one factor at a time.",
     ]
 
 
@@ -68,7 +69,7 @@ def _beside(settings: StrictSettings, run: RunData) -> list[str]:
         errors = "; predicted classes are those of the first seed alone" if run.predictions is not None else ""
         sentences.append(
             f"The compared dictionary is trained with {settings.seeds} seeds; scores of codes are means over seeds, "
-            f"with intervals over groups and seeds{errors}."
+            f"and their intervals cover seeds too{errors}."
         )
     return sentences
 
@@ -137,7 +138,7 @@ def _used(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prose(run: RunData) -> dict[str, str | None]:
     results = run.results
-    inside = "" if run.single_clip_groups else " and positive within groups"
+    inside = "" if run.single_clip_groups or not results.has_r2_within else " and positive within groups"
     return {
         "Sound": _sound(run),
         "Labels": _labels(run),

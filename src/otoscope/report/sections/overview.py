@@ -8,9 +8,9 @@ from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent, sparsity, untested
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import Comparison, Estimate
+from otoscope.protocols.comparison import Comparison, Estimate, Relation, relation
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import dimensions
+from otoscope.report.estimates import decimal_with_interval, dimensions
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
@@ -89,7 +89,7 @@ def _held_out(run: RunData) -> Iterator[str]:
         rows = results.with_test_values(results.of("factor_r2", "sae", layer=layer, sparsity=at))
         if rows.height:
             held, between, weak = (rows.filter(state).height for state in (predicted(), between_only(), too_weak()))
-            where = "" if run.single_clip_groups else f" within {noun}s"
+            where = "" if run.single_clip_groups or not results.has_r2_within else f" within {noun}s"
             more = f", {between} more only between {noun}s" if between else ""
             more += f"; {weak} more {'is' if weak == 1 else 'are'} too weak to tell" if weak else ""
             yield f"The codes predict {held} of {count(rows.height, 'factor')}{where}{more}."
@@ -171,10 +171,25 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         counts = [round(row["value"] * row["n"]) for row in (dense, codes)]
         compared = results.comparison("predicted_share")
         more = describe_counts(compared) if compared is not None else ""
-        yield f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes{more}."
+        mean_r2 = results.comparison("mean_factor_r2")
+        yield (
+            f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes{more}."
+            f"{_mean_r2(mean_r2.change) if mean_r2 is not None else ''}"
+        )
     comparison = results.comparison("effective_latents")
     if comparison is not None and comparison.dense.measured and comparison.codes.measured:
         yield _compactness(comparison)
+
+
+def _mean_r2(change: Estimate) -> str:
+    """Return the paired difference of the mean R² as a sentence after a blank, because counts have no interval."""
+    if not change.bounded or change.too_few_groups:
+        return " Counts have no interval and do not rank."
+    shown = {Relation.HIGHER: "so the codes predict more", Relation.LOWER: "so the codes predict less"}
+    return (
+        " Counts have no interval; the mean R² of the factors that either predicts has: codes minus layer "
+        f"{decimal_with_interval(change, 2)}, {shown.get(relation(change), 'which shows no difference')}."
+    )
 
 
 def _task(comparison: Comparison, results: StrictResults, *, at: float | None) -> str:
