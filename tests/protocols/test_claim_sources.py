@@ -53,6 +53,7 @@ def test_strict_claims_average_seeds_of_one_sae_per_sparsity() -> None:
     assert found.compactness.dimensions.codes.value == 5.5
     assert found.compactness.dimensions.seeds == (5.0, 6.0)
     assert (found.compactness.few_k, found.compactness.factors) == (4, 12)
+    assert found.compactness.lower_from == [64]
     assert found.ordering is not None
     assert [lead.estimate.null_high for lead in found.ordering.leads] == [0.3]
 
@@ -126,6 +127,27 @@ def test_strict_claims_name_the_first_sparsity_beyond_the_margin():
     claim = strict_claims(table([*codes, limit])).task
     assert claim is not None
     assert claim.first_loss == 0.99
+
+
+def test_strict_claims_count_the_factors_that_one_side_predicts():
+    shares = [strictly("predicted_share", 0.7, "dense", n=20), strictly("mean_factor_r2", 0.4, "dense", n=17)]
+    claim = strict_claims(table([*strict_study(), *shares])).compactness
+    assert claim is not None
+    assert (claim.factors, claim.lost, claim.gained) == (12, 2, 3)
+
+
+def test_strict_claims_name_the_sparsity_of_tied_baselines():
+    of = {"target": "technique", "null_high": 0.2}
+    tied = [strictly("task_balanced_accuracy", 0.85, name, sparsity=0.95, **of) for name in ("nmf", "pca")]
+    claim = strict_claims(table([*strict_study(), *tied])).task
+    assert claim is not None
+    assert claim.best_baseline is not None
+    assert claim.best_baseline.sparsity == 0.95
+    other = strictly("task_balanced_accuracy", 0.85, "logmel", **of)
+    claim = strict_claims(table([*strict_study(), *tied, other])).task
+    assert claim is not None
+    assert claim.best_baseline is not None
+    assert claim.best_baseline.sparsity is None
 
 
 def test_strict_claims_on_two_groups_are_undecided():

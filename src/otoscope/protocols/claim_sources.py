@@ -200,6 +200,7 @@ def _strict_compactness(strict: StrictResults) -> CompactnessClaim | None:
     few_k = min(sizes, key=lambda k: (abs(k - FEW), k), default=FEW)
     by_layer = strict.one("predicted_share", DENSE)
     predicted = round(by_layer["value"] * by_layer["n"]) if by_layer is not None else 0
+    either = strict.one("mean_factor_r2", DENSE)
     return CompactnessClaim(
         completeness,
         dimensions=strict.comparison("effective_latents"),
@@ -207,6 +208,8 @@ def _strict_compactness(strict: StrictResults) -> CompactnessClaim | None:
         few_k=few_k,
         factors=completeness.codes.n,
         lost=max(predicted - completeness.codes.n, 0),
+        gained=max(either["n"] - predicted, 0) if either is not None and by_layer is not None else 0,
+        lower_from=strict.lower_from,
         sparsity=strict.main["sparsity"] if strict.main else None,
     )
 

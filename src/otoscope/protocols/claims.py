@@ -173,8 +173,9 @@ class CompactnessClaim:
     """Claim 2, attributes take fewer dimensions: completeness, effective dimensions, and R² from few dimensions.
 
     The last two exist on held-out groups only. `factors` counts the factors that the layer and its codes both predict;
-    `lost` counts those that the layer alone predicts. `few` compares `few_k` dimensions, over the factors of either.
-    `sparsity` is that of the codes.
+    `lost` counts those that the layer predicts, but not every seed of the codes, `gained` those that every seed
+    predicts, but not the layer. `few` compares `few_k` dimensions, over the factors of either; from the numbers of
+    dimensions in `lower_from` the codes predict less, beyond the interval. `sparsity` is that of the codes.
     """
 
     completeness: Comparison
@@ -184,6 +185,8 @@ class CompactnessClaim:
     few_k: int = FEW
     factors: int = 0
     lost: int = 0
+    gained: int = 0
+    lower_from: Sequence[int] = ()
     sparsity: float | None = None
 
     @property

@@ -114,7 +114,10 @@ class Advantage(Enum):
 
 @dataclass(frozen=True)
 class Baseline:
-    """Best baseline: the representations that reach its value, the estimate, and the sparsity it was matched to."""
+    """Best baseline: the representations that reach its value, the estimate, and the sparsity of the codes compared.
+
+    The sparsity is None if a representation has none, such as log-mel statistics.
+    """
 
     representations: tuple[str, ...]
     estimate: Estimate
@@ -232,11 +235,11 @@ def best_baseline(rows: pl.DataFrame) -> Baseline | None:
         return None
     ranked = others.sort("value", page_order(), descending=[True, False], maintain_order=True)
     best = ranked.row(0, named=True)
-    tied = ranked.filter((pl.col("value") - best["value"]).abs() < TIE)["representation"].unique(maintain_order=True)
-    names, estimate = tuple(map(str, tied)), Estimate.from_row(best)
+    tied = ranked.filter((pl.col("value") - best["value"]).abs() < TIE)
+    names, estimate = tuple(map(str, tied["representation"].unique(maintain_order=True))), Estimate.from_row(best)
     if len(names) > 1:  # their intervals differ, so none stands for all
-        return Baseline(names, replace(estimate, low=math.nan, high=math.nan))
-    return Baseline(names, estimate, best["sparsity"])
+        estimate = replace(estimate, low=math.nan, high=math.nan)
+    return Baseline(names, estimate, best["sparsity"] if tied["sparsity"].n_unique() == 1 else None)
 
 
 def page_order() -> pl.Expr:

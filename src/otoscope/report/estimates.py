@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from otoscope import formatting
-from otoscope.formatting import count, percent
+from otoscope.formatting import comma_list, count, percent
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.comparison import Estimate
 from otoscope.protocols.strict.results import LayerLead
@@ -66,6 +66,16 @@ def seed_range(values: Sequence[float], text_of: Callable[[float], str]) -> str:
     if len(values) < 2:
         return ""
     return f"mean of {len(values)} seeds, ranging from {text_of(min(values))} to {text_of(max(values))}"
+
+
+def describe_lower_from(sizes: Sequence[int], subject: str = "They") -> str:
+    """Return the numbers of dimensions from which codes predict less, as a sentence after a blank; empty without any.
+
+    >>> describe_lower_from([8, 16]), describe_lower_from([])
+    (' They predict less, beyond the interval, from 8 and 16 dimensions.', '')
+    """
+    noun = "dimension" if list(sizes) == [1] else "dimensions"
+    return f" {subject} predict less, beyond the interval, from {comma_list(sizes)} {noun}." if sizes else ""
 
 
 def too_few(groups: int, noun: str = "test group") -> str:
@@ -144,14 +154,14 @@ def _p(value: float) -> str:
 def describe_lead(first: str, second: str, lead: Estimate, p: str = "") -> str:
     """Describe the lead of one category's centre over another's in layers, with interval and null.
 
-    >>> describe_lead("pitch", "mfcc", Estimate(-0.2, -0.37, -0.06, null_high=0.09))
-    'the centre of pitch lies 0.20 layers after that of mfcc (0.06 to 0.37 after; by chance up to 0.09 either way)'
+    >>> describe_lead("pitch", "mfcc", Estimate(-0.2, -0.37, -0.06, null_high=0.09)).split("mfcc ")[-1]
+    '(0.06 to 0.37 after; categories permuted: up to 0.09 either way)'
     >>> describe_lead("pitch", "mfcc", Estimate(0.2, -0.1, 0.5))
     'the centre of pitch lies 0.20 layers before that of mfcc (from 0.10 after to 0.50 before)'
     """
     notes: list[str] = [_lead_interval(lead)] if lead.bounded else []
     if formatting.known(lead.null_high):
-        notes.append(f"by chance up to {_layers(lead.null_high)} either way")
+        notes.append(f"categories permuted: up to {_layers(lead.null_high)} either way")
     notes += [p] if p else []
     in_brackets = f" ({'; '.join(notes)})" if notes else ""
     distance = f"{_layers(lead.value)} layers {_direction(lead.value)}"

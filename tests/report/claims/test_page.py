@@ -103,8 +103,8 @@ def test_the_page_holds_claims_numbers_charts_and_verdicts(tmp_path: Path) -> No
         "mean over 8 layers: at 95\xa0% sparsity codes 69.1\xa0%",
         "mean over 2 layers: at 95\xa0% sparsity codes 60.0\xa0%",
         "on the same 12 factors",
-        "the centre of pitch lies 1.20 layers before that of formants (0.60 to 2.00 before; by chance up to 0.30 "
-        "either way; p",
+        "the centre of pitch lies 1.20 layers before that of formants (0.60 to 2.00 before; categories permuted: up "
+        "to 0.30 either way; p",
         '<a href="index.html">report</a>',
         "Glossary",
     ):
@@ -138,6 +138,9 @@ def test_the_page_can_be_read_alone(tmp_path: Path) -> None:
         "Caution: k=3 is 38\xa0% of the 8 dimensions of the layer.",
         "2 seeds of the SAEs (0 and 1)",
         "nulls from test clips permuted within groups",
+        "for leads in layers, from the categories permuted over the factors",
+        "of a lead in layers, the lead with the categories permuted over the factors",
+        "for dimensions and R² from few dimensions only factors",
         "intervals from leaving out one group at a time",
         "not computed in this run (add <code>mariotte2025</code> to <code>evaluate.protocols</code> with "
         "<code>train.poolings: [pool_then_encode]</code>)",

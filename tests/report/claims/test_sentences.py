@@ -104,6 +104,10 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     ) in notes
     uncertain = " ".join(describe_task(replace(claim, to_baseline=estimate(-0.05, -0.2, 0.1))).notes)
     assert "The best baseline is principal components (matched" in uncertain
+    tied = replace(claim, best_baseline=Baseline(("nmf", "frozen_decoder"), estimate(0.85), 0.9))
+    assert "non-negative parts and SAE with random atoms (matched to codes at 90\xa0% sparsity), 85.0\xa0%" in " ".join(
+        describe_task(tied).notes
+    )
     best = Baseline(("logmel",), estimate(0.7, 0.6, 0.8))
     lower = replace(claim, best_baseline=best, to_baseline=estimate(0.09, 0.05, 0.13), others=OtherTargets(1, {}))
     notes = " ".join(describe_task(lower).notes)
@@ -157,6 +161,28 @@ def test_describe_compactness_names_rivals_with_their_ratio():
     assert text.sentence.endswith(": the codes need fewer, beyond the interval over factors; groups were not varied.")
     assert "of the codes at 75\xa0% sparsity and" in describe_compactness(replace(COMPACT, sparsity=0.75)).sentence
     assert "the same factors take 20.0 of SAE before training (0.25, 0.20 to 0.31), 20.0 of principal" in text.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        (
+            (5.0, 6.0),
+            "(the layer predicts 6 more, which not every seed of the codes does; every seed of the codes predicts 3 "
+            "more, which the layer does not)",
+        ),
+        ((5.0,), "(the layer predicts 6 more, which the codes do not; the codes predict 3 more, which the layer does"),
+    ],
+)
+def test_describe_compactness_counts_the_factors_that_one_side_predicts(seeds: tuple[float, ...], said: str):
+    claim = replace(COMPACT, dimensions=replace(DIMENSIONS, seeds=seeds), lost=6, gained=3)
+    assert f"On the 9 factors that both predict {said}" in describe_compactness(claim).sentence
+
+
+def test_describe_compactness_names_the_dimensions_from_which_the_codes_predict_less():
+    few = Comparison("sparse_r2", "", estimate(0.4, 0.3, 0.5), estimate(0.35, 0.3, 0.4))
+    notes = " ".join(describe_compactness(replace(COMPACT, few=few, lower_from=[8, 16])).notes)
+    assert "(intervals over factors). The codes predict less, beyond the interval, from 8 and 16 dimensions." in notes
 
 
 def test_describe_compactness_names_rivals_that_are_as_compact():

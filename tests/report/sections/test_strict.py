@@ -91,7 +91,10 @@ def test_order_of_layers_and_limits_are_spelled_out():
     lead = row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.6, null_high=0.3)
     rows = rows_of(lead, row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99))
     (order,), (limit,) = layer_findings(rows), limit_findings(rows)
-    assert "0.50 layers after that of formants (0.60 to 0.80 after; by chance up to 0.30 either way)" in order.text
+    assert (
+        "0.50 layers after that of formants (0.60 to 0.80 after; categories permuted: up to 0.30 either way)"
+        in order.text
+    )
     assert order.text.endswith("beyond half a layer over the whole interval.")
     blocks = row("layer_lead_of_blocks", DENSE, -0.1, target="pitch before formants", low=-0.3, high=0.2, null_high=0.3)
     (resting,) = layer_findings(rows_of(lead, blocks))
@@ -101,7 +104,7 @@ def test_order_of_layers_and_limits_are_spelled_out():
     mfcc = replace(lead, target="pitch before mfcc")
     p = [replace(lead, metric="layer_lead_p", value=0.036), replace(mfcc, metric="layer_lead_p", value=0.4)]
     (both,) = layer_findings(rows_of(lead, mfcc, blocks, *p))
-    assert "by chance up to 0.30 either way; p .036, .072 after Holm's correction for 2 leads)" in both.text
+    assert "categories permuted: up to 0.30 either way; p .036, .072 after Holm's correction for 2 leads)" in both.text
     assert both.text.count("without layer 0") == 1
     assert "factors 95\xa0% (90\xa0% to 99\xa0%)" in limit.text
     few = row("sparsity_limit", CODES, 0.95, target="default: factors", low=0.9, high=0.99, groups=2)
@@ -153,7 +156,7 @@ def test_codes_with_many_active_latents_are_told_with_a_caution(tmp_path: Path, 
     run = read_run(tmp_path)
     (finding,) = setting_findings(StrictResults.of(run.results.rows), run)
     assert (f"Caution: k=6 is 25\xa0% of the {width} dimensions" in finding.text) is said
-    assert "of scores cover groups and seeds, those of dimensions factors and seeds, not groups." in finding.text
+    assert "and of the mean R² from few dimensions, cover factors and seeds, not groups." in finding.text
 
 
 def test_codes_are_told_as_the_mean_over_seeds():
@@ -199,7 +202,7 @@ def test_chance_names_the_layer_and_those_above_permuted_targets():
     of = {"target": "pitch", "null_mean": 0.0, "null_high": 0.0}
     records = [
         row("task_r2", DENSE, -0.35, low=-1.5, high=0.8, **of),
-        codes("task_r2", -0.08, **of),
+        codes("task_r2", -0.08, low=-0.3, high=0.14, **of),
         row("task_r2", DENSE, 0.33, low=0.1, high=0.5, **(of | {"layer": 1})),
         row("task_r2", DENSE, -0.1, **(of | {"layer": 2})),
     ]
@@ -208,12 +211,33 @@ def test_chance_names_the_layer_and_those_above_permuted_targets():
     assert "Above permuted targets, within the interval: layer 1" in task_findings(unsure)[0].text
     (finding,) = task_findings(rows)
     assert "null" not in finding.text
-    assert "Layer 3 and its codes predict it worse than the mean of the training rows does." in finding.text
     assert finding.text.endswith("Above permuted targets: layer 1 (0.330; 0.100 to 0.500).")
-    assert (
-        describe_layers(rows)
-        == "From the dense layers: pitch, R² 0.330 (layer 1), −0.100 (layer 2) and −0.350 (layer 3)."
+    assert describe_layers(rows) == (
+        "From the dense layers: pitch, R² 0.330 (layer 1; 0.100 to 0.500), −0.100 (layer 2; no interval) and −0.350 "
+        "(layer 3; −1.500 to 0.800)."
     )
+    unclear = rows_of(*(replace(record, low=-0.5, high=0.4) for record in records))
+    assert describe_layers(unclear).endswith("(layer 3; −0.500 to 0.400), none distinguishable from 0.")
+
+
+@pytest.mark.parametrize(
+    ("of_layer", "of_codes", "said"),
+    [
+        ((-0.5, -0.2), (-0.3, -0.1), "Layer 3 and its codes predict it worse than the mean of the training rows does."),
+        ((-1.5, 0.8), (-0.3, 0.1), "From layer 3 and from its codes, R² is not distinguishable from 0."),
+        ((-0.5, -0.2), (-0.3, 0.1), "Neither layer 3 nor its codes exceed permuted targets: there is no sign that"),
+    ],
+)
+def test_chance_states_a_value_below_0_only_beyond_the_interval(
+    of_layer: tuple[float, float], of_codes: tuple[float, float], said: str
+):
+    of = {"target": "pitch", "null_high": 0.0}
+    scores = [
+        row("task_r2", DENSE, sum(of_layer) / 2, low=of_layer[0], high=of_layer[1], **of),
+        codes("task_r2", sum(of_codes) / 2, low=of_codes[0], high=of_codes[1], **of),
+    ]
+    assert said in task_findings(rows_of(*scores))[0].text
+    assert "Neither layer 3" in task_findings(rows_of(*(replace(score, groups=2) for score in scores)))[0].text
 
 
 @pytest.mark.parametrize(("null_mean", "told"), [(0.9, True), (0.1, False)])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from otoscope.formatting import comma_list
 from otoscope.metrics.record import Record
 from otoscope.metrics.representation import DENSE
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings, few_dimension_findings
@@ -87,6 +88,12 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], 
         records += [codes("sparse_r2", dense + sum(ends) / 2, dimensions=k), against("sparse_r2", *ends, dimensions=k)]
     (finding,) = few_dimension_findings(rows_of(*records, row("sparse_r2", "logmel", 0.9, dimensions=8)))
     assert said in finding.text
-    assert "0.90 from log-mel statistics, the best baseline" in finding.text
+    lower = [k for k, (_, high) in zip((1, 8), found, strict=True) if high < 0]
+    assert ("They predict less, beyond the interval, from" in finding.text) is bool(lower)
+    assert "0.90 from log-mel statistics, the best baseline (intervals over factors)." in finding.text
+    more = [row("sparse_r2", DENSE, 0.6, dimensions=64), codes("sparse_r2", 0.4, dimensions=64)]
+    many = rows_of(*records, *more, against("sparse_r2", -0.3, -0.1, dimensions=64))
+    each = comma_list([*lower, 64])
+    assert f"They predict less, beyond the interval, from {each} dimensions." in few_dimension_findings(many)[0].text
     (undecided,) = few_dimension_findings(rows_of(*(replace(r, groups=2) for r in records)))
     assert "2 test groups are too few" in undecided.text

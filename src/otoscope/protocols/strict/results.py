@@ -19,6 +19,7 @@ from otoscope.protocols.comparison import (
     compare,
     mean_over_seeds,
     page_order,
+    relation,
     same_but_seed,
 )
 from otoscope.protocols.strict import NAME
@@ -245,6 +246,12 @@ class StrictResults(ResultsTable):
         """Comparisons of the mean R² from few dimensions, by their number."""
         compared = {size: self.comparison("sparse_r2", dimensions=size) for size in self.sizes if size <= FEW}
         return {size: comparison for size, comparison in compared.items() if comparison is not None}
+
+    @cached_property
+    def lower_from(self) -> list[int]:
+        """Numbers of dimensions, few or many, from which the codes predict less than the layer beyond the interval."""
+        rows = self.where(metric=METRICS["sparse_r2"].difference, representation=DENSE, sae_id=self.sae_ids[:1])
+        return sorted(row["dimensions"] for row in rows if relation(Estimate.from_row(row)) is Relation.LOWER)
 
     def one(self, metric: str, representation: str, target: str = "") -> Row | None:
         """Return the row of a representation (of codes the mean over seeds), or None."""

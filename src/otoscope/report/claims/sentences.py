@@ -21,6 +21,7 @@ from otoscope.report.estimates import (
     decimal_with_interval,
     describe_lead,
     describe_lead_with_p,
+    describe_lower_from,
     describe_readers,
     dimensions,
     interval,
@@ -142,14 +143,15 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     if judgement.reason is Reason.NO_COMMON_FACTOR:
         return VerdictText(
             judgement.verdict,
-            f"No factor is predicted by both the layer and its codes{_lost(claim)}, so there is nothing to compare.",
+            f"No factor is predicted by both the layer and its codes{_lost_and_gained(claim)}, so there is nothing to "
+            "compare.",
         )
     dense, codes = claim.dimensions.dense, claim.dimensions.codes
     at = f" at {sparsity(claim.sparsity)} sparsity" if claim.sparsity is not None else ""
     text = (
-        f"On the {count(claim.factors, 'factor')} that both predict{_lost(claim)}, the regression of a factor spreads "
-        f"over {_spread(codes)} dimensions of the codes{at} and {_spread(dense)} of the layer (geometric means"
-        f"{_ratio(claim.dimensions.change)})"
+        f"On the {count(claim.factors, 'factor')} that both predict{_lost_and_gained(claim)}, the regression of a "
+        f"factor spreads over {_spread(codes)} dimensions of the codes{at} and {_spread(dense)} of the layer "
+        f"(geometric means{_ratio(claim.dimensions.change)})"
     )
     notes = tuple(_compactness_notes(claim))
     match judgement.reason:
@@ -168,8 +170,14 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     return VerdictText(outcome, f"{text}{end}.", (*_rival_notes(claim), *notes))
 
 
-def _lost(claim: CompactnessClaim) -> str:
-    return f" (the layer predicts {claim.lost} more, which not every seed of the codes does)" if claim.lost else ""
+def _lost_and_gained(claim: CompactnessClaim) -> str:
+    """Return the factors that only one side predicts, in brackets after a blank."""
+    seeds = claim.dimensions is not None and len(claim.dimensions.seeds) > 1
+    not_by_codes = "not every seed of the codes does" if seeds else "the codes do not"
+    parts = [f"the layer predicts {claim.lost} more, which {not_by_codes}"] if claim.lost else []
+    by_codes = "every seed of the codes predicts" if seeds else "the codes predict"
+    parts += [f"{by_codes} {claim.gained} more, which the layer does not"] if claim.gained else []
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _ratio(change: Estimate) -> str:
@@ -297,7 +305,8 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
         yield (
             f"The {count(claim.few_k, 'best dimension')} of the codes predict the factors that the layer or every seed "
             f"predicts with a mean R² of {decimal_with_interval(few.codes, 2)}, of the layer "
-            f"{decimal_with_interval(few.dense, 2)}{baseline}."
+            f"{decimal_with_interval(few.dense, 2)}{baseline} (intervals over factors)."
+            f"{describe_lower_from(claim.lower_from, 'The codes')}"
         )
     sides = claim.completeness
     would = {Relation.HIGHER: "hold", Relation.LOWER: "not hold"}.get(sides.relation, "be undecided")

@@ -137,7 +137,8 @@ def _seeds(table: ResultsTable) -> str:
 
 def _nulls() -> str:
     return (
-        "nulls from test clips permuted within groups, or groups where each has one class; "
+        "nulls from test clips permuted within groups, or groups where each has one class; for leads in layers, from "
+        "the categories permuted over the factors; "
         f"95{NBSP}% intervals from leaving out one group at a time (for layers also factors; for dimensions "
-        "only factors)"
+        "and R² from few dimensions only factors)"
     )

@@ -98,8 +98,8 @@ def dimensions_figure(sources: Mapping[str, Claims]) -> Figure | None:
             "Completeness is 1 if a single dimension carries a factor. The published comparison selects factors of "
             "codes by completeness and factors of the layer by R², divides by the logarithm of different sizes, and "
             "assigns 1 to factors that are not predicted. On held-out groups both sides are compared on the same "
-            "factors, with intervals (codes are means over seeds). Fewer effective dimensions and a higher R² from "
-            "few dimensions support the claim."
+            "factors, with intervals over factors (codes are means over seeds). Fewer effective dimensions and a "
+            "higher R² from few dimensions support the claim."
         ),
         panels=panels,
         table=pl.DataFrame([*rows, *more, *few], schema=_PAIR),

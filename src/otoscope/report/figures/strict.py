@@ -145,7 +145,8 @@ def few_dimensions(rows: StrictResults) -> Figure | None:
             "A direct test of “fewer dimensions encode the same”: the best 1, 2, 4, ... dimensions for a target are "
             "chosen on training groups, a regression uses only these, and is scored on test groups. If single latents "
             "are meaningful, the blue curve starts higher than the others on the left; the sentence “A few "
-            "dimensions” above states the result. Blue is the mean over seeds; the table holds each seed."
+            "dimensions” above states the result. Blue is the mean over seeds; the table holds each seed. Bands: "
+            f"95{NBSP}% intervals, of the mean R² over factors, of accuracies over groups."
         ),
         panels=panels,
         table=result_rows(everything),

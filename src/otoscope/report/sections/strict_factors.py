@@ -6,7 +6,13 @@ from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, represe
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate, Relation
 from otoscope.protocols.strict.results import FEW, FewDimensions, StrictResults, compare_few_dimensions
-from otoscope.report.estimates import decimal_with_interval, dimensions, seed_range, too_few
+from otoscope.report.estimates import (
+    decimal_with_interval,
+    describe_lower_from,
+    dimensions,
+    seed_range,
+    too_few,
+)
 from otoscope.report.sections.findings import Finding
 from otoscope.resampling.intervals import MIN_GROUPS
 
@@ -199,7 +205,8 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
     decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
     each = "; from ".join(dict.fromkeys(said))
     of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(results)}"
-    text = f"{of_factors}, from the best {each}. {decision}"
+    text = f"{of_factors}, from the best {each} (intervals over factors). {decision}"
+    text += describe_lower_from(results.lower_from)
     return [Finding("A few dimensions", text)]
 
 

@@ -105,8 +105,9 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
         text += f" {caution}"
     if (seeds := len(results.sae_ids)) > 1:
         text += (
-            f" Numbers of codes are means over {seeds} seeds; intervals of scores cover groups and seeds, those of "
-            "dimensions factors and seeds, not groups."
+            f" Numbers of codes are means over {seeds} seeds. Intervals of tasks and of the mean R² of linear maps "
+            "cover groups and seeds; those of dimensions, and of the mean R² from few dimensions, cover factors and "
+            "seeds, not groups."
         )
     ranks = {row["target"]: row for row in results.where(metric="effective_rank")}
     if len(ranks) == 2:
@@ -170,13 +171,19 @@ def _below_mean(estimate: Estimate, regression: bool) -> bool:
     return regression and estimate.value < 0
 
 
+def _includes_0(r2: Estimate) -> bool:
+    return r2.low <= 0 <= r2.high and not r2.too_few_groups
+
+
 def describe_chance(comparison: Comparison, results: StrictResults, text_of: Callable[[float], str]) -> str:
     """Return the result for a layer and codes that do not exceed permuted targets, and the layers that do."""
     regression, layer = comparison.metric == "task_r2", f"layer {results.layer}"
-    if _below_mean(comparison.dense, regression) and _below_mean(comparison.codes, regression):
+    both = comparison.dense, comparison.codes
+    said = f"Neither {layer} nor its codes exceed permuted targets: there is no sign that either predicts it."
+    if regression and all(one.high < 0 and not one.too_few_groups for one in both):
         said = f"{capitalised(layer)} and its codes predict it worse than the mean of the training rows does."
-    else:
-        said = f"Neither {layer} nor its codes exceed permuted targets: there is no sign that either predicts it."
+    elif regression and all(map(_includes_0, both)):
+        said = f"From {layer} and from its codes, R² is not distinguishable from 0."
     beyond = [row for row in layer_scores(results, comparison) if not Estimate.from_row(row).at_chance]
     if not beyond:
         return said
@@ -198,8 +205,10 @@ def describe_layers(results: StrictResults) -> str:
         regression = comparison.metric == "task_r2"
         rows, text_of = layer_scores(results, comparison), decimal if regression else percent
         if len(rows) > 1:
-            scores = comma_list(f"{text_of(row['value'])} (layer {row['layer']})" for row in rows)
-            each.append(f"{readable_name(comparison.target)}, {'R²' if regression else 'balanced accuracy'} {scores}")
+            scores = comma_list(f"{text_of(row['value'])} (layer {row['layer']}; {ends(row, text_of)})" for row in rows)
+            unclear = regression and all(_includes_0(Estimate.from_row(row)) for row in rows)
+            said = f"{readable_name(comparison.target)}, {'R²' if regression else 'balanced accuracy'} {scores}"
+            each.append(f"{said}, none distinguishable from 0" if unclear else said)
     return f"From the dense layers: {'; '.join(each)}." if each else ""
 
 
