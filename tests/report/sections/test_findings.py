@@ -84,8 +84,10 @@ def test_factors_are_said_to_be_positive_within_groups_only_where_that_was_measu
         page = read_page(write_report(folder, figures=False).read_text("utf-8"))
         said = {name: page.section(name).replace("\u00a0", " ") for name in ("overview", "summary", "methods")}
         assert ("factors within groups" in said["overview"]) is measured
-        assert (", above its null and positive within groups" in said["summary"]) is measured
-        assert ("above the upper end of its null and positive within groups" in said["methods"]) is measured
+        inside = ", above its null and positive within groups." if measured else " and above its null."
+        assert f"if its held-out R² is at least 0.1{inside}" in said["summary"]
+        inside = ", above the upper end of its null and positive within groups." if measured else " and above the upper"
+        assert f"if its R² is at least 0.1{inside}" in said["methods"]
         add_r2_within(folder)
 
 

@@ -390,12 +390,13 @@ def factor_findings(
         return [Finding(f"Factors at layer {layer}", f"On {_where(thin)} {comma_list(parts)}{more}.")]
     parts = [_predicted(rows, name, noun) for name, rows in by_source.items()]
     permuted = f"{noun}s are permuted" if single else f"clips are permuted within each {noun}"
-    inside = "" if single or not results.has_r2_within else f" and positive within {noun}s"
+    beyond = f", above its null and positive within {noun}s"
+    beyond = " and above its null" if single or not results.has_r2_within else beyond
     findings = [
         Finding(
             f"Factors at layer {layer}",
-            f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2}, "
-            f"above its null{inside}. For the null, {permuted}, for all factors together: any factor counts by chance "
+            f"{comma_list(parts)}{more}. A factor counts as predicted if its held-out R² is at least {PREDICTED_R2}"
+            f"{beyond}. For the null, {permuted}, for all factors together: any factor counts by chance "
             f"in at most 5{NBSP}% of runs.",
         )
     ]

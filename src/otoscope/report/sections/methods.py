@@ -138,7 +138,9 @@ def _used(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _prose(run: RunData) -> dict[str, str | None]:
     results = run.results
-    inside = "" if run.single_clip_groups or not results.has_r2_within else " and positive within groups"
+    alone = run.single_clip_groups or not results.has_r2_within
+    null = "above the upper end of its null"
+    beyond = f" and {null}" if alone else f", {null} and positive within groups"
     return {
         "Sound": _sound(run),
         "Labels": _labels(run),
@@ -158,8 +160,8 @@ def _prose(run: RunData) -> dict[str, str | None]:
         "Factors": (
             f"{count(len(results.factors), 'factor')} ({_sources(run)}), each predicted by a LASSO fitted on the "
             "training groups and scored by R² on test groups. Effective dimensions are the exponential of the entropy "
-            f"of the absolute weights. A factor counts as predicted if its R² is at least {PREDICTED_R2}, above the "
-            f"upper end of its null{inside}. For the null, {_permuted(run)}, for all factors together: any factor "
+            f"of the absolute weights. A factor counts as predicted if its R² is at least {PREDICTED_R2}{beyond}. "
+            f"For the null, {_permuted(run)}, for all factors together: any factor "
             f"counts by chance in at most 5{NBSP}% of runs"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
             + (" Factors of voiced frames are unknown in clips without any." if "eGeMAPSv02" in _sources(run) else "")

@@ -103,12 +103,14 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
         text += f" {capitalised(starts)}: no step improved on the start for unseen groups."
     if caution := caution_of_codes(main, run.cards):
         text += f" {caution}"
+    and_seeds = ""
     if (seeds := len(results.sae_ids)) > 1:
-        text += (
-            f" Numbers of codes are means over {seeds} seeds. Intervals of tasks and of the mean R² of linear maps "
-            "cover groups and seeds; those of dimensions, and of the mean R² from few dimensions, cover factors and "
-            "seeds, not groups."
-        )
+        and_seeds = " and seeds"
+        text += f" Numbers of codes are means over {seeds} seeds."
+    text += (
+        f" Intervals of tasks and of the mean R² of linear maps cover groups{and_seeds}; those of dimensions, and of "
+        f"the mean R² from few dimensions, cover factors{and_seeds}, not groups."
+    )
     ranks = {row["target"]: row for row in results.where(metric="effective_rank")}
     if len(ranks) == 2:
         given, used = ranks["as given"], ranks["as asked"]
