@@ -176,9 +176,12 @@ def test_console_script_runs_from_audio_to_report(tmp_path: Path, tiny: Tiny) ->
     assert Path(told["report"]).is_file()
     assert Path(told["results"]).is_file()
     assert told["set_aside"] == 0
-    warned, *of_training = [line for line in done.stderr.splitlines() if "arning:" in line]
-    assert "a test split of 12 clips of 2 groups supports no claim" in warned
-    assert all(re.search(r"warning: (layer01-|\d+ dictionaries, such as layer01-)", line) for line in of_training)
+    split, rows, *of_saes = [line for line in done.stderr.splitlines() if "arning:" in line]
+    assert "a test split of 12 clips of 2 groups supports no claim" in split
+    assert rows.startswith("  warning: layer 1, encode_then_pool: ")
+    assert all(re.search(r"warning: (layer01-|\d+ dictionaries, such as layer01-)", line) for line in of_saes)
+    texts = [line.split(": ")[-1] for line in (split, rows, *of_saes)]
+    assert len(set(texts)) == len(texts)
 
 
 def test_progress_bars_are_lines_without_a_terminal(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,9 +87,8 @@ def test_training_warns_of_an_outlier_dimension(trained: tuple[Path, Lines], mon
     for card in folder.glob("saes/*-pooled-*/card.json"):
         card.unlink()
     run(load_config(folder / "config.yaml"), folder, until="train", progress=watch)
-    told = [line for line in watch.lines if "variance" in line and "caution" not in line]
-    line, came_to = (line for line in told if "warning" not in line)
-    assert line.startswith("layer 1, pool_then_encode: dimension 3 carries 100 % of the variance")
+    line, came_to = [line for line in watch.lines if "variance" in line and "caution" not in line]
+    assert line.startswith("  warning: layer 1, pool_then_encode: dimension 3 carries 100 % of the variance")
     cards = [read_json(card)["training"] for card in folder.glob("saes/*/card.json")]
     silent = max(card["valid_dead_fraction"] for card in cards)
     assert came_to.startswith("  validation groups: ")

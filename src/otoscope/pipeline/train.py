@@ -1,7 +1,7 @@
 """Stage `train`: every SAE of the grid."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from otoscope.artifacts import read_json_as, write_json
@@ -33,9 +33,9 @@ def train(run: Context) -> None:
 
     inputs = training.fingerprint
     run_stage(folder, "train", inputs=inputs, outputs=[index, *files], work=work, progress=run.progress)
-    # after the stage, so that a run that is up to date repeats them
+    # after the stage, so that a run that is up to date repeats what the cards say
     cards = [read_json_as(folder.saes / sae_id / CARD, dict[str, Any]) for sae_id in trained]
-    for line in (training_summary(cards), *training_cautions(cards)):
+    for line in (training_summary(cards), *training_cautions(cards, announced=training.announced)):
         run.progress.message(f"  {line}")
 
 
@@ -58,8 +58,8 @@ MOST_LISTED = 6
 """Different warnings that are printed; the others are counted."""
 
 
-def training_cautions(cards: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a caution about dictionaries with dense codes, and the warnings on the cards, each text once."""
+def training_cautions(cards: Sequence[Mapping[str, Any]], *, announced: Collection[str] = ()) -> list[str]:
+    """Return a caution about dictionaries with dense codes, and each warning on the cards that was not `announced`."""
     dense = sorted(k for card in cards if (k := card["k"]) >= DENSE_SHARE * card["model"]["width"])
     lines: list[str] = []
     if dense:
@@ -71,7 +71,8 @@ def training_cautions(cards: Sequence[Mapping[str, Any]]) -> list[str]:
     named: dict[str, list[str]] = {}
     for card in cards:
         for warning in card["training"]["warnings"][: -1 if learned_nothing(card) else None]:
-            named.setdefault(warning, []).append(str(card["sae_id"]))
+            if warning not in announced:
+                named.setdefault(warning, []).append(str(card["sae_id"]))
     warnings = [
         f"warning: {names[0] if len(names) == 1 else f'{len(names)} dictionaries, such as {names[0]}'}: {warning}"
         for warning, names in named.items()

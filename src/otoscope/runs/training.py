@@ -115,7 +115,10 @@ SAVE_EVERY_S = 60.0
 
 
 class GridTraining:
-    """Training of SAEs on one store: input fingerprints, and training of the missing ones."""
+    """Training of SAEs on one store: input fingerprints, and training of the missing ones.
+
+    `announced` has the warnings about the rows that were reported before training.
+    """
 
     def __init__(self, run: Context, store: ActivationStore, grid: Sequence[GridMember]) -> None:
         self.run, self.folder, self.progress, self.store = run, run.folder, run.progress, store
@@ -124,6 +127,7 @@ class GridTraining:
         of_rows = {None: clips["split"].to_numpy(), **dict(enumerate(folds))}
         self.splits = {fold: dict(zip(clips["clip_id"], split, strict=True)) for fold, split in of_rows.items()}
         self.inputs = {member: self._inputs(member) for member in grid}
+        self.announced = set[str]()
 
     @property
     def fingerprint(self) -> str:
@@ -146,8 +150,9 @@ class GridTraining:
             for rows, members in banks:
                 bank = Bank(*self.rows(*rows), self._bank_members(members), device=self.run.config.device)
                 for warning in bank.warnings():
+                    self.announced.add(warning)
                     fold = "" if rows.fold is None else f", fold {rows.fold}"
-                    self.progress.message(f"layer {rows.layer}, {rows.pooling}{fold}: {warning}")
+                    self.progress.message(f"  warning: layer {rows.layer}, {rows.pooling}{fold}: {warning}")
                 train_bank(bank, self.progress, log)
 
     def _train_remotely(self, missing: Sequence[GridMember]) -> None:
