@@ -20,7 +20,6 @@ from otoscope.explain import SWEPT, ActivationIndex
 from otoscope.factors import AnnotationFolder
 from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.registry import METRICS
-from otoscope.pipeline import explained_run
 from otoscope.pipeline.explain import step_inputs
 from otoscope.pipeline.explained_run import prepare
 from otoscope.pipeline.run import RunSummary, external_inputs, run
@@ -551,20 +550,12 @@ READ_BY: dict[str, tuple[str, set[str]]] = {
 """Steps of `explain` that read each setting, with another value of it."""
 
 
-def test_a_setting_outdates_the_steps_of_explain_that_read_it_and_no_others(
-    summary: RunSummary, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_setting_outdates_the_steps_of_explain_that_read_it_and_no_others(summary: RunSummary, path: Path) -> None:
     again(summary, path)
-    # a dictionary before the last layer, so that splices are possible
-    shown = (1, "encode_then_pool", 0.9)
-    monkeypatch.setattr(
-        explained_run,
-        "choose_member",
-        lambda _, grid, *__: next(m for m in grid if (m.layer, m.pooling, m.sparsity) == shown),
-    )
 
     def inputs(*overrides: str) -> dict[str, str]:
-        config = load_config(path, overrides)
+        # a dictionary before the last layer, so that splices are possible
+        config = load_config(path, ["train.layers=[1]", *overrides])
         return step_inputs(Context(config, RunFolder(summary.run), SilentReporter(), LazyEncoder(config)))
 
     before = inputs()

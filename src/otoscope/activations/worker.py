@@ -21,7 +21,7 @@ from otoscope.activations.storage import Storage
 from otoscope.activations.windows import EncodedWindow, Windower, encode_windows
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip
-from otoscope.encoders.base import BatchedEncoder, Encoder
+from otoscope.encoders.base import Encoder, side_by_side
 from otoscope.errors import AudioError
 from otoscope.formatting import count
 
@@ -85,10 +85,8 @@ class WorkerFactory:
 
     def __call__(self) -> "ShardWorker":
         """Load the model and return a worker."""
-        sharding, encoder = self.spec["sharding"], self.load()
-        if isinstance(encoder, BatchedEncoder):
-            encoder = encoder.side_by_side()
-        return ShardWorker(self, Windower(encoder, sharding["window_s"], sharding["overlap_s"]))
+        sharding = self.spec["sharding"]
+        return ShardWorker(self, Windower(side_by_side(self.load()), sharding["window_s"], sharding["overlap_s"]))
 
 
 @dataclass(frozen=True)

@@ -342,6 +342,11 @@ class BatchedEncoder(ABC):
         )
 
 
+def side_by_side(encoder: Encoder) -> Encoder:
+    """Return an encoder with several passes at a time where it can have them; see `BatchedEncoder.side_by_side`."""
+    return encoder.side_by_side() if isinstance(encoder, BatchedEncoder) else encoder
+
+
 MAX_PEAK = 32.0
 """Highest peak of a clip, 30 dB above full scale; integers that were not divided by their full scale exceed it."""
 

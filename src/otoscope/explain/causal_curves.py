@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from otoscope.corpus.audio import resample
-from otoscope.encoders.base import BatchedEncoder, Encoder, Wave, check_layers
+from otoscope.encoders.base import Encoder, Wave, check_layers, side_by_side
 from otoscope.errors import EvaluationError
 from otoscope.explain.frame_descriptors import log_mel
 from otoscope.explain.response_curves import BinSums, band_bins, best_band_r2, centre_and_width, selectivity
@@ -273,8 +273,7 @@ def _mean_codes(
 ) -> list[Float[np.ndarray, " latents"]]:
     """Return the mean codes of some latents over the frames of each clip."""
     means: list[Float[np.ndarray, " latents"]] = []
-    if isinstance(encoder, BatchedEncoder):
-        encoder = encoder.side_by_side()
+    encoder = side_by_side(encoder)
     for start in range(0, len(waves), BATCH):
         encoded = encoder.encode(waves[start : start + BATCH], [layer])
         for state, mask in zip(encoded.layers[layer], encoded.mask, strict=True):

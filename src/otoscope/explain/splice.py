@@ -15,6 +15,7 @@ from otoscope.encoders.base import BatchedEncoder, Encoded, Encoder, Wave, check
 from otoscope.encoders.catalog import TrainedOn
 from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, EvaluationError
+from otoscope.metrics.predictions import paired_error
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import Z, jackknife_sums
 from otoscope.resampling.nulls import random_dictionary
@@ -263,8 +264,7 @@ def score_shares(
         harm = untouched_mean - ablated_mean
         # zero on a clip where the spliced pass agrees with the one that the share says it equals
         change = columns[:, 0] - share_of * columns[:, 1] - (1 - share_of) * columns[:, 2]
-        of_clips = np.square(change / weight.mean()).sum() + 1
-        reach = Z * math.sqrt(of_clips) / (len(spliced) * abs(harm)) if harm else math.nan
+        reach = Z * paired_error(change / weight.mean()) / abs(harm) if harm else math.nan
         most = max(((1.0 if harm > 0 else 0.0) - ablated_mean) / harm, share_of) if harm else math.nan
         ends = min(ends[0], share_of - reach), min(max(ends[1], share_of + reach), most)
     elif ends[0] == ends[1]:

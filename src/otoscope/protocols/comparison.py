@@ -128,6 +128,11 @@ class Baseline:
         """Labels of the representations, as in a sentence."""
         return comma_list(map(representation_label, self.representations))
 
+    @property
+    def noun(self) -> str:
+        """Noun for the representations: several baselines may reach the value."""
+        return "best baseline" if len(self.representations) == 1 else "best baselines"
+
 
 @dataclass(frozen=True)
 class Comparison:

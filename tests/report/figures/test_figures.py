@@ -15,7 +15,7 @@ from otoscope.report.figures.charts import by_layer
 from otoscope.report.figures.classes import class_figures
 from otoscope.report.figures.factors import factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel, figure_chart
-from otoscope.report.figures.marks import PERCENT, series_names
+from otoscope.report.figures.marks import PERCENT, plain_rows, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.theme import PRINT_CONFIG, layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted, too_weak, untestable
@@ -332,6 +332,12 @@ def test_figure_chart_keeps_offset_points_in_their_own_row(offset: str, axis: in
     step = (last["g11", "dense"] - last["g00", "dense"]) / 11
     shifts = [last[f"g{i:02d}", "codes"] - last[f"g{i:02d}", "dense"] for i in range(12)]
     assert all(0 < abs(shift) < step / 2 for shift in shifts), (step, shifts)
+
+
+@pytest.mark.parametrize(("groups", "drawn"), [(2, False), (3, True), (None, True)])
+def test_plain_rows_have_intervals_only_of_three_groups_or_more(groups: int | None, drawn: bool) -> None:
+    (row,) = plain_rows(to_table([_row(0.5, low=0.4, high=0.6, groups=groups)])).iter_rows(named=True)
+    assert (row["low"], row["high"]) == ((0.4, 0.6) if drawn else (None, None))
 
 
 def _of_both_protocols(folder: Path, seeds: dict[int, float]) -> RunData:

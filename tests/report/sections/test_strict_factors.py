@@ -95,5 +95,8 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], 
     many = rows_of(*records, *more, against("sparse_r2", -0.3, -0.1, dimensions=64))
     each = comma_list([*lower, 64])
     assert f"They predict less, beyond the interval, from {each} dimensions." in few_dimension_findings(many)[0].text
+    tie = [row("sparse_r2", name, 0.9, dimensions=8) for name in ("logmel", "egemaps")]
+    (finding,) = few_dimension_findings(rows_of(*records, *tie))
+    assert "0.90 from log-mel statistics and eGeMAPS descriptors, the best baselines" in finding.text
     (undecided,) = few_dimension_findings(rows_of(*(replace(r, groups=2) for r in records)))
     assert "2 test groups are too few" in undecided.text

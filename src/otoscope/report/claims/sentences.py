@@ -286,9 +286,9 @@ def _baseline_notes(claim: TaskClaim) -> Iterator[str]:
     if change.bounded:
         name += f"; the codes reach {points(change.value)} on the same clips{_change_interval(change)}"
     if change.bounded and change.high < 0:
-        yield f"The best {'baseline reaches' if one else 'baselines reach'} more: {name}."
+        yield f"The {best.noun} {'reaches' if one else 'reach'} more: {name}."
     else:
-        yield f"The best {'baseline is' if one else 'baselines are'} {name}."
+        yield f"The {best.noun} {'is' if one else 'are'} {name}."
 
 
 def _change_interval(change: Estimate) -> str:
@@ -301,7 +301,7 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
         yield from _seed_notes("The number of dimensions of the codes", claim.dimensions.seeds, dimensions)
     if (few := claim.few) is not None:
         best = few.best_baseline
-        baseline = f"; of the best baseline, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
+        baseline = f"; of the {best.noun}, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
         yield (
             f"The {count(claim.few_k, 'best dimension')} of the codes predict the factors that the layer or every seed "
             f"predicts with a mean R² of {decimal_with_interval(few.codes, 2)}, of the layer "

@@ -9,6 +9,7 @@ import polars as pl
 from otoscope.formatting import sparsity
 from otoscope.metrics.representation import CODES, REPRESENTATIONS
 from otoscope.report.figures.theme import NULL, SERIES, Colour, series_colours
+from otoscope.report.tables import without_few_groups
 
 PERCENT = "~%"
 """Format of axes of fractions; Vega adds decimals where the ticks need them."""
@@ -33,8 +34,8 @@ DECIMALS = ("value:Q", "low:Q", "high:Q", "null_mean:Q", "null_high:Q")
 
 
 def plain_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Keep rows with a value, NaN as null, and add `label`, the sparsity as text."""
-    kept = rows.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null())
+    """Keep rows with a value, NaN as null, no interval of too few groups, and add `label`, the sparsity as text."""
+    kept = without_few_groups(rows.filter(pl.col("value").is_not_nan() & pl.col("value").is_not_null()))
     columns = ["metric", "target", "representation", "layer", "k", "dimensions", "sparsity", "seed"]
     columns += ["value", "low", "high", "null_mean", "null_high", "n", "groups"]
     columns += ["series"] if "series" in rows.columns else []

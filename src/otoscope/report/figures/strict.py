@@ -169,10 +169,7 @@ def layers(rows: StrictResults) -> Figure | None:
         )
         for category in rows.targets("category_r2")
     ]
-    summaries = _determined_ends(
-        rows.where(metric=("centre_layer", "earliest_layer", "layer_lead"), split="test").rows,
-        numbers=curves["layer"].drop_nulls().to_list(),
-    )
+    summaries = _without_points(rows.where(metric=("centre_layer", "earliest_layer", "layer_lead"), split="test").rows)
     return Figure(
         name="strict-layers",
         title="Categories of factors by layer",
@@ -192,14 +189,10 @@ def layers(rows: StrictResults) -> Figure | None:
     )
 
 
-def _determined_ends(rows: pl.DataFrame, *, numbers: Sequence[int]) -> pl.DataFrame:
-    """Return positions of layers with intervals among the layers, without those that are a point."""
-    position = pl.col("metric").is_in(["centre_layer", "earliest_layer"])
-    ends = (
-        pl.when(position).then(pl.col("low", "high").clip(min(numbers), max(numbers))).otherwise(pl.col("low", "high"))
-    )
+def _without_points(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return positions of layers without intervals that are a point."""
     point = (pl.col("low") == pl.col("high")) & (pl.col("low") == pl.col("value"))
-    return rows.with_columns(ends).with_columns(pl.when(~point).then(pl.col("low", "high")))
+    return rows.with_columns(pl.when(~point).then(pl.col("low", "high")))
 
 
 def _first_of_each_kind(tasks: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

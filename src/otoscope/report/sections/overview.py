@@ -210,7 +210,7 @@ def _task(comparison: Comparison, results: StrictResults, *, at: float | None) -
         return f"{numbers}. {describe_chance(comparison, results, text_of)}"
     if (best := comparison.best_baseline) is None:
         return f"{numbers}."
-    baseline = f"{spanned(best.estimate)} from {best.label}, the best baseline"
+    baseline = f"{spanned(best.estimate)} from {best.label}, the {best.noun}"
     return f"{numbers}, {baseline}. {describe_advantage(comparison)}"
 
 

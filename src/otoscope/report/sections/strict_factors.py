@@ -80,8 +80,7 @@ def describe_counts(counts: Comparison) -> str:
     best = counts.best_baseline
     if best is None:
         return seeds
-    one = len(best.representations) == 1
-    most = f", {text_of(best.estimate.value)} from {best.label}, the best baseline{'' if one else 's'}"
+    most = f", {text_of(best.estimate.value)} from {best.label}, the {best.noun}"
     more = ": the codes do not exceed it" if counts.codes.value <= best.estimate.value else ""
     return f"{seeds}{most}{more}"
 
@@ -195,7 +194,7 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
         parts = [
             f"{decimal_with_interval(codes, 2)} from the codes",
             f"{decimal_with_interval(dense, 2)} from the dense layer",
-            *([f"{decimal(best.estimate.value, 2)} from {best.label}, the best baseline"] if best else []),
+            *([f"{decimal(best.estimate.value, 2)} from {best.label}, the {best.noun}"] if best else []),
         ]
         said.append(f"{count(size, 'dimension')}: {comma_list(parts)}")
     if not said:

@@ -162,9 +162,8 @@ def _task_finding(comparison: Comparison, results: StrictResults) -> Finding:
     if comparison.at_chance:
         said += f" {describe_chance(comparison, results, text_of)}"
     elif best := comparison.best_baseline:
-        subject = "baseline" if len(best.representations) == 1 else "baselines"
         verb = "reaches" if len(best.representations) == 1 else "reach"
-        said += f" The best {subject}, {best.label}, {verb} {text_of(best.estimate.value)}."
+        said += f" The {best.noun}, {best.label}, {verb} {text_of(best.estimate.value)}."
         said += f" {describe_advantage(comparison)}{_untrained(comparison, text_of)}"
     return Finding(f"The {readable_name(target)} ({kind})", said)
 
