@@ -13,7 +13,7 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.report.figures.charts import by_layer
 from otoscope.report.figures.classes import class_figures
-from otoscope.report.figures.factors import factors_by_sparsity
+from otoscope.report.figures.factors import factor_table, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel, figure_chart
 from otoscope.report.figures.marks import PERCENT, plain_rows, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
@@ -332,6 +332,37 @@ def test_figure_chart_keeps_offset_points_in_their_own_row(offset: str, axis: in
     step = (last["g11", "dense"] - last["g00", "dense"]) / 11
     shifts = [last[f"g{i:02d}", "codes"] - last[f"g{i:02d}", "dense"] for i in range(12)]
     assert all(0 < abs(shift) < step / 2 for shift in shifts), (step, shifts)
+
+
+def test_factor_table_holds_the_layer_and_the_codes_alone() -> None:
+    shared: dict[str, Any] = {"target": "pitch", "split": "test", "protocol": "strict", "layer": 3}
+    found = [
+        ("dense", 0.8, {}),
+        ("sae", 0.6, {"sparsity": 0.9, "latents": 64, "k": 6, "sae_id": "a", "seed": 0}),
+        ("permuted", 0.1, {"sparsity": 0.9, "latents": 64, "k": 6}),
+        ("logmel", 0.7, {}),
+    ]
+    records = [
+        Record(**shared, metric=metric, value=value, representation=name, **more)
+        for metric in ("factor_r2", "factor_r2_within", "effective_latents")
+        for name, value, more in found
+    ]
+    results = Results(to_table(records))
+    for metric in ("factor_r2", "effective_latents"):
+        (row,) = factor_table(results, {"pitch": "pitch"}, metric, 3).iter_rows(named=True)
+        assert row["dense"] == 0.8
+        assert row["90\N{NO-BREAK SPACE}%"] == 0.6
+        assert set(row) <= {
+            "factor",
+            "category",
+            "dense",
+            "90\xa0%",
+            "dense within groups",
+            "90\xa0% within groups",
+        } | {
+            "rows",
+            "groups",
+        }
 
 
 @pytest.mark.parametrize(("groups", "drawn"), [(2, False), (3, True), (None, True)])

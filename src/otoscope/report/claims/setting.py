@@ -36,6 +36,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
+        "Codes of clips": _pooling(strict),
         "The study's sparsities": _study_sparsities(strict, run),
         "Seeds": _seeds(table),
         "Nulls and intervals": _nulls() if strict else "",
@@ -104,6 +105,16 @@ def _compared(strict: StrictResults, run: RunData) -> str:
     start = learned_nothing(run.cards.get(main["sae_id"], {}))
     not_learned = f"; these are {start}, not learned: no step improved on the start" if start else ""
     return f"layer {strict.layer}{codes} at {sparsity(main['sparsity'])} sparsity{budget}{not_learned}"
+
+
+def _pooling(strict: StrictResults) -> str:
+    """Return how frames become the code of a clip, because a mean over frames is less sparse than a frame."""
+    if strict.main is None or strict.main["pooling"] != "encode_then_pool":
+        return ""
+    return (
+        "each frame has k active latents; scores are read from the mean over a clip's frames, in which more latents "
+        "are active. The study encodes one row per clip, so that its codes are as sparse as stated"
+    )
 
 
 STUDY_SPARSITIES = (0.75, 0.8, 0.85, 0.9, 0.95, 0.99)

@@ -10,7 +10,7 @@ from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
-from otoscope.report.results import PREDICTED_R2, Results, predicted
+from otoscope.report.results import PREDICTED_R2, SHOWN, Results, predicted
 from otoscope.report.run_data import category_of
 
 HIGH_NULL = 0.5
@@ -22,10 +22,9 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
     layer = factor_layer(results)
     if layer is None:
         return None
-    rows = with_series_names(results.of(metric, layer=layer), results.pooling)
-    rows = rows.filter(pl.col("value").is_not_nan() & pl.col("representation").is_in(["dense", "sae"]))
+    rows = with_series_names(results.of(metric, SHOWN, layer=layer), results.pooling)
     # the mean over factors has no target
-    rows = rows.filter(pl.col("target") != "")
+    rows = rows.filter(pl.col("value").is_not_nan() & (pl.col("target") != ""))
     if rows.is_empty():
         return None
     logarithmic = metric == "effective_latents"
@@ -108,7 +107,7 @@ def _notes(table: pl.DataFrame) -> list[str]:
 
 def factor_table(results: Results, categories: Mapping[str, str], metric: str, layer: int) -> pl.DataFrame:
     """Return one row per factor: category, value for the dense layer and each sparsity, and nulls."""
-    rows = results.of(metric, layer=layer)
+    rows = results.of(metric, SHOWN, layer=layer)
     by_factor: dict[str, dict[str, object]] = {}
     labels = ["dense", *(sparsity(s) for s in results.sparsities)]
     for row in rows.filter(pl.col("target") != "").rows(named=True):
@@ -120,7 +119,7 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
         if row["null_high"] is not None:
             target[f"{place} null"] = row["null_high"]
         target["rows"], target["groups"] = row["n"], row["groups"]
-    for row in results.of("factor_r2_within", layer=layer).rows(named=True) if metric == "factor_r2" else ():
+    for row in results.of("factor_r2_within", SHOWN, layer=layer).rows(named=True) if metric == "factor_r2" else ():
         place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
         if row["target"] in by_factor:
             by_factor[row["target"]][f"{place} within groups"] = row["value"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from otoscope import formatting
-from otoscope.formatting import NBSP, comma_list, sparsity
+from otoscope.formatting import NBSP, comma_list, decimal, sparsity
 from otoscope.metrics.audit import order_by_truth
 from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
 from otoscope.metrics.representation import REPRESENTATIONS, representation_label
@@ -13,6 +13,7 @@ from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
+from otoscope.report.figures.marks import R2_FLOOR
 from otoscope.report.tables import result_rows
 
 CURVES = tuple(r.name for r in REPRESENTATIONS.values() if r.colour is not None)
@@ -52,6 +53,7 @@ def tasks(rows: StrictResults) -> Figure | None:
         table_rows.append(part)
     if not panels:
         return None
+    at_edge = f" R² and interval ends under {decimal(R2_FLOOR, 1)} are drawn at the edge; the table holds them."
     return Figure(
         name="strict-read",
         title="Scores by representation",
@@ -62,6 +64,7 @@ def tasks(rows: StrictResults) -> Figure | None:
             "dense layer. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. "
             f"Grey: codes without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary "
             "needs blue to the right of magenta, not only of grey."
+            + (at_edge if any(metric == "task_r2" for metric, _ in drawn) else "")
         ),
         notes=[f"The table also holds {comma_list(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
         if len(rows.tasks) > len(drawn)
@@ -190,7 +193,7 @@ def layers(rows: StrictResults) -> Figure | None:
 
 
 def _without_points(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return positions of layers without intervals that are a point."""
+    """Return rows without intervals that are a point: no resampling moved the value."""
     point = (pl.col("low") == pl.col("high")) & (pl.col("low") == pl.col("value"))
     return rows.with_columns(pl.when(~point).then(pl.col("low", "high")))
 
@@ -242,10 +245,10 @@ def limits(results: StrictResults) -> Figure | None:
             f"From {sparsity(sparsities[0])} sparsity to {sparsity(sparsities[-1])}: explained variance, factors and "
             f"the first task on test groups, for {preset_list(presets)}; the first seed of each. The table ends with "
             "the sparsest level that loses no more than the margin against the densest (a dash where it cannot be "
-            "determined), and with the knee of each curve."
+            "determined), and with the knee of each curve; an interval that no resampling moves is left out."
         ),
         panels=panels,
-        table=result_rows(pl.concat([*used, _determined_limits(results), knees])),
+        table=result_rows(pl.concat([*used, _determined_limits(results), _without_points(knees)])),
         height=230,
         legend=list(labels.values()),
     )
