@@ -138,7 +138,10 @@ def test_responses_draws_causal_curves_beside_observed_ones() -> None:
     ]  # fmt: skip
     table, sweeps = pl.DataFrame(observed, schema=RESPONSES), pl.DataFrame(caused, schema=SWEEPS)
     alone, both = plot.responses(table, 3), plot.responses(table, 3, sweeps=sweeps)
-    assert [panel["title"] for panel in alone.to_dict()["concat"]] == ["F1 (Hz): R² 0.60", "level (dB): R² 0.40"]
+    assert [panel["title"] for panel in alone.to_dict()["concat"]] == [
+        "openSMILE's F1 (Hz): R² 0.60",
+        "level (dB): R² 0.40",
+    ]
     assert both.to_dict()["concat"][1]["title"] == "level (dB): R² 0.40, agreement 1.00"
     assert "sung" not in str(alone.to_dict())
     assert len(vlc.vegalite_to_svg(both.to_dict())) > 1000

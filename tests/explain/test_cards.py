@@ -37,6 +37,17 @@ def test_card_names_classes_that_hold_in_several_groups(frames: FrameTable) -> N
     assert describe_latents({0: one_group}, frames)[0].classes == ()
 
 
+def test_descriptors_that_do_not_follow_the_truth_are_on_no_card(frames: FrameTable) -> None:
+    formant = np.nan_to_num(frames.descriptors["f3_hz"], nan=-9.0)
+    activations = {0: np.where(formant > 1, 1.0, 0.0)}
+    found = describe_latents(activations, frames)[0]
+    assert [one.descriptor for one in found.ranges] == ["f3_hz"]
+    assert "openSMILE's F3 above" in found.sentence
+    unreliable = replace(frames, unreliable=frozenset({"f3_hz"}))
+    assert describe_latents(activations, unreliable)[0].ranges == ()
+    assert set(unreliable.take(frames.voiced).reliable) == {*DESCRIPTORS} - {"f3_hz"}
+
+
 def test_predict_falls_with_the_distance_from_a_range(frames: FrameTable) -> None:
     values = np.array([30.0, 35.0, 40.0, 45.0, 50.0, 60.0, np.nan])
     seven = replace(

@@ -6,7 +6,15 @@ import pytest
 from otoscope.corpus.synth.singer import draw_singer
 from otoscope.corpus.synth.synthesis import synthesise
 from otoscope.encoders.base import Frames, frame_spans
-from otoscope.explain.frame_descriptors import BANDS, DESCRIPTORS, describe_clips, describe_frames
+from otoscope.explain.frame_descriptors import (
+    BANDS,
+    DESCRIPTORS,
+    describe_clips,
+    describe_frames,
+    true_agreement,
+    unreliable_descriptors,
+    unreliable_functionals,
+)
 
 RATE_HZ = 16_000
 COLUMN = {name: i for i, name in enumerate(DESCRIPTORS)}
@@ -19,6 +27,44 @@ def test_levels_follow_a_tone_that_doubles() -> None:
     levels = describe_frames(wave.astype(np.float32), frames).values[:, COLUMN["level_db"]]
     assert levels[:25] == pytest.approx(np.full(25, -23.0), abs=0.1)
     assert levels[25:] == pytest.approx(np.full(25, -17.0), abs=0.1)
+
+
+def sung_formants(noise_hz: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return singers of 40 clips whose mean formants differ by 1000 Hz, true formants and measured ones with noise."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), 10)
+    true = 1000.0 * groups + 100.0 * rng.normal(size=40)
+    return groups, true, true + noise_hz * rng.normal(size=40)
+
+
+def test_measured_formants_agree_with_true_ones_only_within_groups() -> None:
+    groups, true, measured = sung_formants(noise_hz=20.0)
+    (r,) = true_agreement({"f1_hz": measured}, {"f1_hz": true}, groups).values()
+    assert 0.9 < r < 1
+    groups, true, measured = sung_formants(noise_hz=400.0)
+    assert np.corrcoef(true, measured)[0, 1] > 0.9  # between singers
+    agreement = true_agreement({"f1_hz": measured, "level_db": measured}, {"f1_hz": true}, groups)
+    assert set(agreement) == {"f1_hz"}
+    assert unreliable_descriptors(agreement) == {"f1_hz"}
+
+
+def test_agreement_needs_true_values_that_vary_in_enough_clips() -> None:
+    groups, true, measured = sung_formants(noise_hz=20.0)
+    assert true_agreement({"f1_hz": measured}, {"f2_hz": true}, groups) == {}
+    assert true_agreement({"f1_hz": measured}, {"f1_hz": 1000.0 * groups}, groups) == {}
+    assert true_agreement({"f1_hz": measured}, {"f1_hz": true}, np.arange(40)) == {}
+    few = np.where(np.arange(40) < 10, true, np.nan)
+    assert true_agreement({"f1_hz": measured}, {"f1_hz": few}, groups // 4).keys() == {"f1_hz"}
+    assert true_agreement({"f1_hz": measured}, {"f1_hz": np.full(40, np.nan)}, groups) == {}
+
+
+def test_functionals_that_rest_on_an_unreliable_formant_are_named() -> None:
+    groups, true, measured = sung_formants(noise_hz=400.0)
+    names = ["F3frequency_sma3nz_amean", "F3bandwidth_sma3nz_amean", "logRelF0-H1-A3_sma3nz_amean", "f3_hz", "F3 own"]
+    factors = np.stack([measured, true, true, true, true], axis=1)
+    found = unreliable_functionals(names, factors, {"f3_hz": true}, groups.astype(str).tolist())
+    assert found == set(names[:3])
+    assert unreliable_functionals(names, factors, {}, groups.astype(str).tolist()) == set()
 
 
 def test_spectra_peak_in_the_band_of_a_tone() -> None:

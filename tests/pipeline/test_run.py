@@ -321,7 +321,12 @@ def test_explain_writes_a_card_with_its_controls_for_each_latent(summary: RunSum
         assert cards[name].drop_nans().is_between(0, 1).all(), name
     assert cards["groups"].to_list() == [2] * cards.height
     responses = pl.read_parquet(explained / "responses.parquet")
-    assert {"level_db", "f0_semitones"} <= set(responses["descriptor"])
+    measurements = pl.read_parquet(explained / "measurements.parquet")
+    assert {"f1_hz", "f2_hz", "f3_hz"} <= set(measurements["descriptor"])
+    unreliable = set(measurements.filter(pl.col("r") < 0.5)["descriptor"])
+    assert set(measurements.filter(~pl.col("names_latents"))["descriptor"]) == unreliable
+    assert {"level_db", "f0_semitones"} - unreliable <= set(responses["descriptor"])
+    assert not unreliable & set(responses["descriptor"])
     assert responses.filter(pl.col("bin") == 0)["groups"].unique().to_list() == [3]  # validation and test
     assert pl.read_parquet(explained / "near_misses.parquet")["activation"].unique().to_list() in ([], [0.0])
 

@@ -15,7 +15,15 @@ from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.card_scores import CardScore, embedding_auroc, intruder_score, score_cards
 from otoscope.explain.cards import LatentDescription, describe_latents
 from otoscope.explain.firing import diverse
-from otoscope.explain.frame_descriptors import DESCRIPTORS, DescribedFrames, FrameTable, frame_table
+from otoscope.explain.frame_descriptors import (
+    DESCRIPTORS,
+    RELIABLE_R,
+    DescribedFrames,
+    FrameTable,
+    frame_table,
+    true_agreement,
+    unreliable_descriptors,
+)
 from otoscope.explain.response_curves import (
     ResponseCurve,
     band_bins,
@@ -31,11 +39,15 @@ MAX_SHARED = 4
 
 
 class CardTables(NamedTuple):
-    """`cards`: one row per latent; `responses`: per latent, descriptor and bin; `shares`: per descriptor and pair."""
+    """`cards`: one row per latent; `responses`: per latent, descriptor and bin; `shares`: per descriptor and pair.
+
+    `measurements` has one row per descriptor whose true values are known.
+    """
 
     cards: pl.DataFrame
     responses: pl.DataFrame
     shares: pl.DataFrame
+    measurements: pl.DataFrame
 
 
 class DescribedClips(NamedTuple):
@@ -46,6 +58,8 @@ class DescribedClips(NamedTuple):
     held_out: Bool[np.ndarray, " rows"]
     unseen: Bool[np.ndarray, " rows"]
     """True for frames of groups on which the SAE was not trained."""
+    agreement: Mapping[str, float]
+    """Correlation of descriptors with their true values (`true_agreement`)."""
 
 
 def choose_clips(splits: Sequence[str], groups: Sequence[str], *, clips: int) -> list[int]:
@@ -69,15 +83,24 @@ def gather_frames(
     splits: Sequence[str],
     groups: Sequence[str],
     labels: Mapping[str, Sequence[str]],
+    true: Mapping[str, Float[np.ndarray, " all_clips"]] | None = None,
 ) -> DescribedClips:
-    """Return the described frames of clips of an index as one table."""
+    """Return the described frames of clips of an index as one table; `true` are true values of factors of all clips."""
     counts = [len(one.values) for one in described]
     clip = np.repeat(np.asarray(clips), counts)
     first = np.concatenate([index.first_rows[i] + np.arange(n) for i, n in zip(clips, counts, strict=True)])
     split = np.asarray(splits)[clip]
     of_clips = {name: [classes[i] for i in clips] for name, classes in labels.items()}
     frames = frame_table(described, groups=[groups[i] for i in clips], labels=of_clips)
-    return DescribedClips(replace(frames, clips=clip), first, split == "test", split != "train")
+    means = {
+        name: np.array([values[known].mean() if (known := np.isfinite(values)).any() else math.nan for values in parts])
+        for name, all_values in frames.descriptors.items()
+        for parts in [np.split(all_values, np.cumsum(counts)[:-1])]
+    }
+    known_true = {name: np.asarray(values, dtype=np.float64)[list(clips)] for name, values in (true or {}).items()}
+    agreement = true_agreement(means, known_true, np.asarray(groups)[list(clips)])
+    frames = replace(frames, clips=clip, unreliable=unreliable_descriptors(agreement))
+    return DescribedClips(frames, first, split == "test", split != "train", agreement)
 
 
 def card_tables(
@@ -92,6 +115,7 @@ def card_tables(
 
     Cards are written from frames of train and validation groups and scored on test groups. Response curves and shares
     are those of validation and test groups, on which the SAE was not trained. The latents are one family in every test.
+    None rests on a descriptor that does not follow its known true values.
     """
     activations = {latent: _dense(index, latent)[clips.rows] for latent in latents}
     fit, test = clips.frames.take(~clips.held_out), clips.frames.take(clips.held_out)
@@ -119,6 +143,11 @@ def card_tables(
         pl.DataFrame(cards, schema=CARDS),
         pl.DataFrame(responses, schema=RESPONSES),
         pl.DataFrame(shares, schema=SHARES),
+        pl.DataFrame(
+            [(name, DESCRIPTORS[name].true, r, r >= RELIABLE_R) for name, r in clips.agreement.items()],
+            schema=MEASUREMENTS,
+            orient="row",
+        ),
     )
 
 
@@ -164,6 +193,14 @@ SHARES: dict[str, pl.DataType] = {
     "share": pl.Float64(),
 }
 """Columns of `shares.parquet`; `other` is null for a descriptor alone."""
+
+MEASUREMENTS: dict[str, pl.DataType] = {
+    "descriptor": pl.String(),
+    "true": pl.String(),
+    "r": pl.Float64(),
+    "names_latents": pl.Boolean(),
+}
+"""Columns of `measurements.parquet`: descriptors with known true values, and `r`, their correlation within groups."""
 
 
 SILENCE_DB = 40.0
@@ -229,7 +266,7 @@ def _curves(
     """Return the response of each latent to each descriptor, tested as one family."""
     found: dict[tuple[int, str], ResponseCurve] = {}
     for latent, own in activations.items():
-        for name, values in frames.descriptors.items():
+        for name, values in frames.reliable.items():
             if (curve := response_curve(own, values, groups=frames.groups, clips=frames.clips)) is not None:
                 found[latent, name] = curve
     return dict(zip(found, tested_as_family(list(found.values())), strict=True))

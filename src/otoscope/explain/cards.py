@@ -128,7 +128,7 @@ def describe_latents(
     curves: dict[tuple[int, str], ResponseCurve] = {}
     for latent in (latent for latent, here in fires.items() if here.any()):
         part, own = parts[voicing[latent]], activations[latent][chosen[voicing[latent]]]
-        for name, values in part.descriptors.items():
+        for name, values in part.reliable.items():
             if (curve := response_curve(own, values, groups=part.groups, clips=part.clips)) is not None:
                 curves[latent, name] = curve
     tested = dict(zip(curves, tested_as_family(list(curves.values())), strict=True))

@@ -7,7 +7,7 @@ low-level descriptors of eGeMAPSv02 (Eyben et al. 2016) through openSMILE (extra
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from otoscope.encoders.base import Frames
 from otoscope.factors.logmel import FLOOR, HOP_SAMPLES, RATE_HZ, WINDOW_SAMPLES
 from otoscope.hardware import available_cores
+from otoscope.resampling.exchange import deviations
 
 BANDS = 40
 """Mel bands of a frame's spectrum, from 0 to 8 kHz."""
@@ -26,21 +27,34 @@ SHORTEST_S = 0.060
 
 
 class Descriptor(NamedTuple):
-    """Name and unit of a descriptor in words, openSMILE's name if it comes from there, and whether it needs voicing."""
+    """Name and unit of a descriptor in words, openSMILE's name if it comes from there, and whether it needs voicing.
+
+    `true` is the factor that holds its true values, where a corpus has them. `functionals` are the beginnings of the
+    names of eGeMAPS functionals that rest on it.
+    """
 
     label: str
     unit: str
     smile: str | None = None
     voiced: bool = False
+    true: str | None = None
+    functionals: tuple[str, ...] = ()
+
+
+def _formant(number: int, *others: str) -> Descriptor:
+    smile, true = f"F{number}frequency_sma3nz", f"f{number}_hz"
+    return Descriptor(f"openSMILE's F{number}", "Hz", smile, True, true, (f"F{number}", *others))
 
 
 DESCRIPTORS: dict[str, Descriptor] = {
     "level_db": Descriptor("level", "dB"),
-    "f0_semitones": Descriptor("pitch", "semitones above 27.5 Hz", "F0semitoneFrom27.5Hz_sma3nz", voiced=True),
+    "f0_semitones": Descriptor(
+        "pitch", "semitones above 27.5 Hz", "F0semitoneFrom27.5Hz_sma3nz", True, "f0_mean_hz", ("F0semitoneFrom27.5Hz",)
+    ),
     "hnr_db": Descriptor("harmonics-to-noise ratio", "dB", "HNRdBACF_sma3nz", voiced=True),
-    "f1_hz": Descriptor("F1", "Hz", "F1frequency_sma3nz", voiced=True),
-    "f2_hz": Descriptor("F2", "Hz", "F2frequency_sma3nz", voiced=True),
-    "f3_hz": Descriptor("F3", "Hz", "F3frequency_sma3nz", voiced=True),
+    "f1_hz": _formant(1),
+    "f2_hz": _formant(2),
+    "f3_hz": _formant(3, "logRelF0-H1-A3"),
     "alpha_ratio_db": Descriptor("level above relative to below 1 kHz", "dB", "alphaRatio_sma3"),
     "h1_h2_db": Descriptor("level of H1 relative to H2", "dB", "logRelF0-H1-H2_sma3nz", voiced=True),
     "spectral_flux": Descriptor("spectral flux", "", "spectralFlux_sma3"),
@@ -70,23 +84,33 @@ class DescribedFrames(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameTable:
-    """Frames of some clips: descriptors by name, log-mel spectra, labels by name, group and clip of each frame."""
+    """Frames of some clips: descriptors by name, log-mel spectra, labels by name, group and clip of each frame.
+
+    `unreliable` are the descriptors that name no latent (`unreliable_descriptors`).
+    """
 
     descriptors: Mapping[str, Float[np.ndarray, " rows"]]
     spectra: Float[np.ndarray, "rows bands"]
     labels: Mapping[str, Shaped[np.ndarray, " rows"]]
     groups: Shaped[np.ndarray, " rows"]
     clips: Int[np.ndarray, " rows"]
+    unreliable: frozenset[str] = frozenset()
 
     def take(self, chosen: Bool[np.ndarray, " rows"]) -> "FrameTable":
         """Return some of the frames."""
-        return FrameTable(
+        return replace(
+            self,
             descriptors={name: values[chosen] for name, values in self.descriptors.items()},
             spectra=self.spectra[chosen],
             labels={name: values[chosen] for name, values in self.labels.items()},
             groups=self.groups[chosen],
             clips=self.clips[chosen],
         )
+
+    @property
+    def reliable(self) -> dict[str, Float[np.ndarray, " rows"]]:
+        """Descriptors that may name a latent."""
+        return {name: values for name, values in self.descriptors.items() if name not in self.unreliable}
 
     @property
     def voiced(self) -> Bool[np.ndarray, " rows"]:
@@ -107,6 +131,66 @@ def frame_table(
         groups=np.repeat(np.asarray(groups), counts),
         clips=np.repeat(np.arange(len(described)), counts),
     )
+
+
+RELIABLE_R = 0.5
+"""Correlation with the true values within groups below which a measured quantity names no latent."""
+
+MIN_KNOWN = 8
+"""Fewest clips with both values beyond the number of groups for that correlation."""
+
+
+def true_agreement(
+    measured: Mapping[str, Float[np.ndarray, " clips"]],
+    true: Mapping[str, Float[np.ndarray, " clips"]],
+    groups: Shaped[np.ndarray, " clips"],
+) -> dict[str, float]:
+    """Return the correlation of clip means with true values within groups, by descriptor.
+
+    `measured` are means by descriptor, `true` factors by name; descriptors without known and varying values have none.
+
+    >>> hz = np.array([300.0, 350, 400, 450, 500, 550, 600, 650, 700])
+    >>> {name: round(r, 2) for name, r in true_agreement({"f1_hz": hz**2}, {"f1_hz": hz}, np.zeros(9)).items()}
+    {'f1_hz': 0.99}
+    """
+    found: dict[str, float] = {}
+    for name, values in measured.items():
+        if (truth := true.get(DESCRIPTORS[name].true or "")) is None:
+            continue
+        both = np.stack([values, truth], axis=1)
+        known = np.isfinite(both).all(axis=1)
+        away, size = deviations(both[known], groups[known]), np.abs(both[known]).max(axis=0, initial=0.0)
+        norms = np.sqrt(np.square(away).mean(axis=0)) if len(away) else np.zeros(2)
+        if len(away) - len(np.unique(groups[known])) >= MIN_KNOWN and (norms > 1e-9 * size).all():
+            found[name] = float((away[:, 0] * away[:, 1]).mean() / norms.prod())
+    return found
+
+
+def unreliable_descriptors(agreement: Mapping[str, float]) -> frozenset[str]:
+    """Return the descriptors whose agreement (`true_agreement`) is below `RELIABLE_R`."""
+    return frozenset(name for name, r in agreement.items() if r < RELIABLE_R)
+
+
+def descriptors_behind(factor: str) -> set[str]:
+    """Return the descriptors on which an eGeMAPS functional rests, of those that have `functionals`.
+
+    >>> descriptors_behind("F3bandwidth_sma3nz_amean"), descriptors_behind("f3_hz")
+    ({'f3_hz'}, set())
+    """
+    return {name for name, one in DESCRIPTORS.items() if "_sma3" in factor and factor.startswith(one.functionals)}
+
+
+def unreliable_functionals(
+    names: Sequence[str],
+    factors: Float[np.ndarray, "clips factors"],
+    true: Mapping[str, Float[np.ndarray, " clips"]],
+    groups: Sequence[str],
+) -> set[str]:
+    """Return the eGeMAPS functionals that rest on a descriptor whose mean does not follow its true values."""
+    columns = dict(zip(names, factors.T, strict=True))
+    means = {name: columns[mean] for name, one in DESCRIPTORS.items() if (mean := f"{one.smile}_amean") in columns}
+    unreliable = unreliable_descriptors(true_agreement(means, true, np.asarray(groups)))
+    return {name for name in names if descriptors_behind(name) & unreliable}
 
 
 def describe_frames(wave: Float[np.ndarray, " samples"], frames: Frames) -> DescribedFrames:

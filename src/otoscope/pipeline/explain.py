@@ -238,7 +238,9 @@ def _cards_step(stage: ExplainedRun) -> _Step:
                 on_clip=lambda: watch.advance(1),
             )
         labels = {name: corpus.label(name).fill_null("").to_list() for name in corpus.labels}
-        clips = gather_frames(stage.index, chosen, described, splits=splits, groups=stage.groups, labels=labels)
+        clips = gather_frames(
+            stage.index, chosen, described, splits=splits, groups=stage.groups, labels=labels, true=stage.true_factors
+        )
         with task(watch, "writing cards", len(stage.latents), "latents"):
             tables = card_tables(
                 stage.index, stage.latents, clips, frames_of=stage.times_of, on_latent=lambda: watch.advance(1)
@@ -249,7 +251,8 @@ def _cards_step(stage: ExplainedRun) -> _Step:
         return {**tables._asdict(), "near_misses": misses}
 
     inputs = fingerprint(stage.inputs, stage.gallery_inputs, settings.latents, settings.clips)
-    return _Step("cards", inputs, ("cards", "responses", "shares", "near_misses"), compute, stage.run.folder.explain)
+    names = ("cards", "responses", "shares", "measurements", "near_misses")
+    return _Step("cards", inputs, names, compute, stage.run.folder.explain)
 
 
 def _splice_step(stage: ExplainedRun) -> _Step:

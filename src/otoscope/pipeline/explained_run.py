@@ -1,5 +1,6 @@
 """What the steps of the stage `explain` share: the dictionary shown, its codes, its clips and the latents explained."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_table
@@ -25,6 +26,7 @@ from otoscope.explain import (
     index_inputs,
     write_activation_index,
 )
+from otoscope.explain.frame_descriptors import unreliable_functionals
 from otoscope.factors.annotations import READERS
 from otoscope.factors.table import FactorTable
 from otoscope.pipeline.changed_layer import ChangedLayer
@@ -85,6 +87,12 @@ class ExplainedRun:
     def clips(self) -> Clips:
         """Splits, labels and factors of the clips."""
         return clip_arrays(self.corpus, FactorTable.load(self.run.folder.factors), self.run.config)
+
+    @property
+    def true_factors(self) -> dict[str, Float64[np.ndarray, " clips"]]:
+        """True values of the clips by factor, NaN where unknown; empty for corpora without any."""
+        columns = {name: self.corpus.clips[f"factor_{name}"] for name in self.corpus.factors}
+        return {name: column.cast(pl.Float64).fill_null(math.nan).to_numpy() for name, column in columns.items()}
 
     @cached_property
     def chosen(self) -> list[LatentChoice]:
@@ -211,11 +219,12 @@ def _choose(stage: ExplainedRun) -> list[LatentChoice]:
     if compared is not None:
         r2 = r2.filter(pl.col("protocol") == strict.NAME)
     score = dict(r2.select("target", "value").iter_rows())
+    unreliable = unreliable_functionals(clips.factor_names, clips.factors, stage.true_factors, stage.groups)
     factors = choose_latents(
         means,
         clips.factors,
         list(clips.factor_names),
-        scores=[score.get(name, float("nan")) for name in clips.factor_names],
+        scores=[math.nan if name in unreliable else score.get(name, math.nan) for name in clips.factor_names],
         labels=clips.labels,
         top=config.report.factors,
         **masks,

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_table, write_table
-from otoscope.explain.card_tables import CARDS, RESPONSES
+from otoscope.explain.card_tables import CARDS, MEASUREMENTS, RESPONSES
 from otoscope.explain.firing import EXAMPLES
 from otoscope.report import write_report
 from otoscope.report.figures.latents import cards
@@ -150,6 +150,33 @@ def test_cards_whose_null_reaches_the_largest_score_are_not_compared(tmp_path: P
     assert text.score.startswith("Too few test clips to compare the card with its controls. ")
     assert text.backed == "Fires in 4 % of frames; too few test clips to show whether a condition predicts them."
     assert not text.compared
+
+
+def test_gallery_says_once_which_measured_quantities_name_no_latent(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:2])
+    rows = [
+        ("f0_semitones", "f0_mean_hz", 0.9, True),
+        ("f2_hz", "f2_hz", 0.04, False),
+        ("f3_hz", "f3_hz", -0.08, False),
+    ]
+    write_table(folder / "explain" / "measurements.parquet", pl.DataFrame(rows, schema=MEASUREMENTS, orient="row"))
+    said = read_page(write_report(folder, figures=False).read_text(encoding="utf-8")).section("gallery")
+    assert said.count("openSMILE's values of F2 and F3 do not follow the true ones on these clips") == 1
+    assert "s 0.04 and −0.08), so no title, card or response curve rests on them." in said
+    assert "high voices" not in said
+
+
+def test_gallery_has_a_caveat_where_formants_name_a_latent(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:2])
+    path = folder / "explain" / "responses.parquet"
+    write_table(path, read_table(path).with_columns(responds=pl.lit(value=True)))
+    said = read_page(write_report(folder, figures=False).read_text(encoding="utf-8")).section("gallery")
+    assert said.count("linear prediction is unreliable for high voices") == 1
+    assert "openSMILE's F1 (Hz)" in said
 
 
 def test_cards_name_typical_frames_and_near_misses(tmp_path: Path) -> None:

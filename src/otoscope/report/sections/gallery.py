@@ -19,7 +19,7 @@ from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.report.estimates import capitalised
 from otoscope.report.evidence import containing_classes
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.latent_cards import CardText, card_texts
+from otoscope.report.sections.latent_cards import CardText, card_texts, measurement_note
 from otoscope.report.tables import seed_sentence
 
 OUTCOMES = {
@@ -256,6 +256,8 @@ class Gallery(NamedTuple):
     cards: Sequence[LatentCard] = ()
     refuted: Sequence[LatentCard] = ()
     left_out: str = ""
+    measured: str = ""
+    """Measured quantities that name no latent, and a caveat on formants."""
 
     @property
     def tally(self) -> str:
@@ -294,7 +296,7 @@ def gallery(run: RunData) -> Gallery:
             clips = [c for row in rows if (c := _clip(row, run, places, budget))]
             cards.append(_latent(run, rows, places, clips, text, shared))
     left_out = f"{count(budget.left_out, 'clip')} left out to keep the page small." if budget.left_out else ""
-    return Gallery("", introduction(run), cards, refuted, left_out)
+    return Gallery("", introduction(run), cards, refuted, left_out, measurement_note(run))
 
 
 def _reason(run: RunData) -> str:

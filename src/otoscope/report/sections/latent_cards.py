@@ -10,11 +10,14 @@ import polars as pl
 from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
-from otoscope.explain.frame_descriptors import pitch_hz
+from otoscope.explain.frame_descriptors import descriptors_behind, pitch_hz
 from otoscope.explain.temporal_profile import SLOWEST_HZ
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
+from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
 
+FORMANTS = ("f1_hz", "f2_hz", "f3_hz")
+"""Descriptors that are formants."""
 MAX_RESPONSES = 3
 """Response curves shown per latent."""
 MIN_SILENT = 0.05
@@ -80,6 +83,31 @@ def card_texts(folder: Path) -> dict[int, CardText]:
         )
         for row in cards.iter_rows(named=True)
     }
+
+
+def measurement_note(run: RunData) -> str:
+    """Return which measured quantities name no latent, and a caveat where formants name any; empty without either."""
+    noun, said = str(run.corpus.get("group_noun") or "group"), list[str]()
+    if (measured := run.explained("measurements")) is not None:
+        left_out = measured.filter(~pl.col("names_latents"))
+        names = [DESCRIPTORS[name].label.removeprefix("openSMILE's ") for name in left_out["descriptor"]]
+        r = comma_list(decimal(value, 2) for value in left_out["r"])
+        if names:
+            said.append(
+                f"openSMILE's values of {comma_list(names)} do not follow the true ones on these clips (correlation "
+                f"within {noun}s {r}), so no title, card or response curve rests on them."
+            )
+    cards, responses = run.explained("cards"), run.explained("responses")
+    sentences = [] if cards is None else cards["sentence"].to_list()
+    shown = set() if responses is None else set(_shown_responses(responses)["descriptor"])
+    titles = set() if run.top_clips is None else set(run.top_clips.rows["factor"])
+    named = {name for title in titles for name in descriptors_behind(title)}
+    if any(name in named | shown or any(DESCRIPTORS[name].label in one for one in sentences) for name in FORMANTS):
+        said.append(
+            "Formants are openSMILE's: where true ones are known (on the synthesiser's clips), they barely correlate "
+            "with these, and linear prediction is unreliable for high voices."
+        )
+    return " ".join(said)
 
 
 def _beats(row: Mapping[str, Any]) -> bool:
@@ -185,11 +213,13 @@ def _examples(rows: pl.DataFrame) -> str:
 
 def _plots(responses: pl.DataFrame) -> list[ResponsePlot]:
     """Return the curves that predict unseen groups beyond their null and by `MIN_R2`, best first."""
-    shown = responses.filter(pl.col("responds") & (pl.col("r2") >= MIN_R2)).sort(
-        "r2", "bin", descending=[True, False], maintain_order=True
-    )
+    shown = _shown_responses(responses).sort("r2", "bin", descending=[True, False], maintain_order=True)
     parts = shown.partition_by("descriptor", maintain_order=True)[:MAX_RESPONSES]
     return [_plot(part.sort("bin")) for part in parts]
+
+
+def _shown_responses(responses: pl.DataFrame) -> pl.DataFrame:
+    return responses.filter(pl.col("responds") & (pl.col("r2") >= MIN_R2))
 
 
 def _plot(rows: pl.DataFrame) -> ResponsePlot:
