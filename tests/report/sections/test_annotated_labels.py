@@ -58,6 +58,15 @@ def test_annotated_labels_have_the_chance_of_each_kind_of_unit(folder):
     assert "Beyond chance, of 2 labels: 1 by a latent, 1 by a single unit and 1 by a cluster." in shown.introduction
 
 
+def test_f1_and_chance_that_round_alike_have_another_digit(folder):
+    path = folder / "explain" / "annotated_labels.parquet"
+    write_table(path, pl.read_parquet(path).with_columns(f1=0.5421, f1_null_high=0.5406))
+    shown = annotated_labels(read_run(folder))
+    assert shown is not None
+    assert (shown.rows[0].f1, shown.rows[0].chance) == ("0.542 (0.50 to 0.50)", "0.541")
+    assert shown.rows[0].unit == "0.542, chance 0.541"
+
+
 def test_labels_not_beyond_chance_are_named_beyond_twelve_rows(folder):
     rows = [unit(f"n{i:02d}", kind, 0.9, 0.4) for i in range(13) for kind in ("latent", "dense", "cluster")]
     path = folder / "explain" / "annotated_labels.parquet"

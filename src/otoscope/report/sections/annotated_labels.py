@@ -73,12 +73,13 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
         same = scores.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
         others = {one["unit"]: _with_chance(one) for one in same.iter_rows(named=True)}
         heard = examples.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
+        f1, chance = _f1_and_chance(row)
         rows.append(
             LabelRow(
                 label=f"{row['tier']}: {row['label']}" if tiers else row["label"],
                 latent=str(row["number"]),
-                f1=decimal(row["f1"], 2) + in_brackets({"low": row["f1_low"], "high": row["f1_high"]}),
-                chance=decimal(row["f1_null_high"], 2) if row["f1_null_high"] < 1 else "",
+                f1=f1 + in_brackets({"low": row["f1_low"], "high": row["f1_high"]}),
+                chance=chance,
                 unit=others["dense"],
                 cluster=others["cluster"],
                 onsets=decimal(row["onset_f1_50ms"], 2),
@@ -94,8 +95,17 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
 
 def _with_chance(row: Mapping[str, Any]) -> str:
     """Return the F1 of a unit beside the chance of its own kind."""
-    null_high = row["f1_null_high"]
-    return f"{decimal(row['f1'], 2)}, " + (f"chance {decimal(null_high, 2)}" if null_high < 1 else "too few to test")
+    f1, chance = _f1_and_chance(row)
+    return f"{f1}, " + (f"chance {chance}" if chance else "too few to test")
+
+
+def _f1_and_chance(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return both as text, with another digit where they would read alike; chance is empty where no F1 exceeds it."""
+    both = row["f1"], row["f1_null_high"]
+    f1, chance = (decimal(value, 2) for value in both)
+    if f1 == chance:
+        f1, chance = (decimal(value, 3) for value in both)
+    return f1, chance if row["f1_null_high"] < 1 else ""
 
 
 KINDS = {"latent": "a latent", "dense": "a single unit", "cluster": "a cluster"}
