@@ -145,8 +145,8 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
 @pytest.mark.parametrize(
     ("low", "high", "end"),
     [
-        (-0.3, 0.1, "predicts has: codes minus layer −0.10 (−0.30 to 0.10), which shows no difference."),
-        (-0.15, -0.05, "predicts has: codes minus layer −0.10 (−0.15 to −0.05), so the codes predict less."),
+        (-0.3, 0.1, "R² of the codes minus that of the layer is −0.10 (−0.30 to 0.10), which shows no difference."),
+        (-0.15, -0.05, "R² of the codes minus that of the layer is −0.10 (−0.15 to −0.05), so the codes predict less."),
         (math.nan, math.nan, "the codes. Counts have no interval and do not rank."),
     ],
 )

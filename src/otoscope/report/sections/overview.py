@@ -187,8 +187,8 @@ def _mean_r2(change: Estimate) -> str:
         return " Counts have no interval and do not rank."
     shown = {Relation.HIGHER: "so the codes predict more", Relation.LOWER: "so the codes predict less"}
     return (
-        " Counts have no interval; the mean R² of the factors that either predicts has: codes minus layer "
-        f"{decimal_with_interval(change, 2)}, {shown.get(relation(change), 'which shows no difference')}."
+        " Counts have no interval. Over the factors that either predicts, the mean R² of the codes minus that of the "
+        f"layer is {decimal_with_interval(change, 2)}, {shown.get(relation(change), 'which shows no difference')}."
     )
 
 
