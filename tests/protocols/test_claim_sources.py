@@ -106,6 +106,11 @@ def test_strict_claims_find_other_targets_that_lose_and_the_best_baseline():
     assert claim.best_baseline is not None
     assert (claim.best_baseline.representations, claim.best_baseline.sparsity) == (("pca",), 0.99)
     assert (claim.to_baseline.value, claim.change.value) == (-0.06, -0.0105)
+    of_groups = [replace(r, null_mean=0.6) if (r.target, r.representation) == ("f0", "dense") else r for r in records]
+    told = strict_claims(table(of_groups)).task
+    assert told is not None
+    assert told.others is not None
+    assert "f0 (R², which mostly tells groups apart)" in told.others.losses
     alone = strict_claims(table(strict_study())).task
     assert alone is not None
     assert (alone.best_baseline, alone.others) == (None, OtherTargets(0, {}))

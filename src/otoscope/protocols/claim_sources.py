@@ -19,6 +19,7 @@ from otoscope.protocols.claims import (
 )
 from otoscope.protocols.comparison import (
     MARGIN,
+    TOLD_BY_GROUPS,
     UNMEASURED,
     Comparison,
     Estimate,
@@ -188,7 +189,11 @@ def _other_targets(strict: StrictResults, tasks: ResultsTable, codes: Row) -> Ot
         counted += 1
         change = strict.difference(metric, target, codes["sae_id"])
         if change.value < -MARGIN:
-            losses[f"{target} (R²)" if metric == "task_r2" else target] = change
+            kind = ""
+            if metric == "task_r2":
+                by_groups = (dense["null_mean"] or 0.0) > TOLD_BY_GROUPS
+                kind = " (R², which mostly tells groups apart)" if by_groups else " (R²)"
+            losses[target + kind] = change
     return OtherTargets(counted, losses)
 
 

@@ -21,6 +21,9 @@ from otoscope.resampling.intervals import MIN_GROUPS
 MARGIN = 0.02
 """Loss that counts as none: 2 points of accuracy or of R²."""
 
+TOLD_BY_GROUPS = 0.5
+"""Mean R² of clips permuted within groups from which on a value is mostly a property of the group."""
+
 TIE = 1e-9
 """Values closer than this are equal: the same clips were classified correctly."""
 

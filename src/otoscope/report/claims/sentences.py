@@ -244,7 +244,7 @@ def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float]
     if text := seed_range(values, text_of):
         yield f"{subject} is the {text}."
     elif values:
-        yield f"{subject} comes from a single seed."
+        yield f"{subject} comes from a single seed; its interval leaves out the spread over seeds."
 
 
 def _limit_notes(claim: TaskClaim) -> Iterator[str]:

@@ -9,7 +9,7 @@ from otoscope.formatting import backed, comma_list, decimal, ends, known, percen
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS
 from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
-from otoscope.protocols.comparison import Advantage, Comparison, Estimate
+from otoscope.protocols.comparison import TOLD_BY_GROUPS, Advantage, Comparison, Estimate
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
 from otoscope.report.estimates import (
@@ -27,9 +27,6 @@ from otoscope.report.sections.findings import Finding
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings, few_dimension_findings
 from otoscope.report.tables import FoldedTable, folded, result_rows
 from otoscope.runs.training import learned_nothing
-
-TOLD_BY_GROUPS = 0.5
-"""Mean R² of permuted clips from which on a value is mostly a property of the group."""
 
 ADVANTAGES: dict[Advantage, str] = {
     Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
@@ -74,7 +71,8 @@ def _introduction(results: StrictResults, present: Set[str]) -> str:
     baselines = f"and every comparison includes baselines ({comma_list(labels)})"
     return (
         "These numbers support claims: penalties are chosen by leaving whole groups out, accuracy is balanced over "
-        "classes, each factor is replaced by the rank of its value among the clips, near duplicates count once, "
+        "classes, each factor (but no task) is replaced by the rank of its value among the clips, near duplicates "
+        "count once, "
         f"{means}{baselines if labels else 'but no baseline was computed'}."
     )
 
