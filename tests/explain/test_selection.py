@@ -184,6 +184,25 @@ def test_choose_class_latents_finds_the_latent_that_is_stronger_for_a_class() ->
     assert all(choice.test_r <= choice.null_high for name, choice in by_class.items() if name == "belt")
 
 
+def test_choose_class_latents_names_every_class_that_test_clips_confirm_and_the_next() -> None:
+    rng = np.random.default_rng(0)
+    emotion = np.array(["angry", "calm", "fearful", "happy", "sad"])[rng.integers(5, size=CLIPS)]
+    codes = np.maximum(rng.normal(size=(CLIPS, LATENTS)) - 0.5, 0)
+    codes[:, 4] += np.select([emotion == "fearful", emotion == "angry", emotion == "sad"], [2.1, 2.0, 0.9])
+    codes[:, 6] += 2 * (emotion == "happy")
+    found = choose_class_latents(codes, {"emotion": emotion}, train_mask=~TEST, test_mask=TEST, groups=GROUPS)
+    both, alone = (next(one for one in found if one.latent == latent) for latent in (4, 6))
+    assert {both.factor, *both.other_classes} == {"fearful", "angry"}
+    assert not set(both.also) & {"fearful", "angry"}
+    assert both.next_class == "sad"
+    assert both.next_r < both.null_high
+    assert (alone.factor, alone.other_classes) == ("happy", ())
+    sides = [(codes[TEST, 4], emotion[TEST] == "sad")]
+    singer = np.arange(CLIPS)[TEST] % 10
+    within = [[x - [x[singer == n].mean() for n in singer] for x in pair] for pair in sides]
+    assert both.next_r == pytest.approx(np.corrcoef(*within[0])[0, 1])
+
+
 def test_choose_class_latents_shows_every_label_before_a_second_class_of_one() -> None:
     codes, technique = classes()
     vowel = np.array(["a", "e", "i"])[np.random.default_rng(5).integers(3, size=CLIPS)]

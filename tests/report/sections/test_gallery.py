@@ -21,6 +21,11 @@ from tests.support.page_reader import Reading, read_page
         ("confirmed", {"train_r": 0.6}, "Clips with a higher value contain more of it"),
         ("confirmed", {"train_r": -0.6}, "Clips with a lower value contain more of it"),
         ("confirmed", {"label": "technique"}, "Clips of this class contain more of it than others"),
+        (
+            "confirmed",
+            {"label": "technique", "other_classes": ["belt"]},
+            "Clips of these classes contain more of it than others",
+        ),
         ("too few groups", {}, "In the clips of 2 test groups, too few for a claim, clips with a higher value contain"),
         ("too few clips", {}, "Not tested, on fewer than 8 test clips; of training and validation clips, clips with a"),
         ("not testable", {}, "Too few test clips or groups to test"),
@@ -30,7 +35,8 @@ from tests.support.page_reader import Reading, read_page
     ],
 )
 def test_outcome_text_states_the_decision_in_words(outcome: str, row: dict[str, object], said: str) -> None:
-    assert outcome_text({"label": "", "train_r": 0.6, "test_groups": 2, "outcome": outcome, **row}).startswith(said)
+    plain = {"label": "", "other_classes": [], "train_r": 0.6, "test_groups": 2, "outcome": outcome}
+    assert outcome_text({**plain, **row}).startswith(said)
 
 
 def test_outcome_text_has_words_for_every_decision() -> None:
@@ -121,11 +127,23 @@ def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None
 def test_class_note_names_the_class_for_which_a_latent_fires_more_often(named: list[str], said: str) -> None:
     rows = [(3, "5", 0.2, "digit"), (3, "1", 0.33, "digit"), (3, "2", 0.07, "digit"), (3, "1", 0.9, "group")]
     firing = pl.DataFrame(rows, schema=["latent", "class", "rate", "by"], orient="row")
-    card = {"latent": 3, "label": "digit", "factor": "5"}
+    card = {"latent": 3, "label": "digit", "factor": "5", "other_classes": []}
     assert said in class_note(firing, card, named).replace("\u00a0", " ")
     assert class_note(firing, {**card, "factor": "1"}, ["digit=1"]) == ""
+    assert class_note(firing, {**card, "other_classes": ["1"]}, ["digit=1"]) == ""
     assert class_note(None, card, []) == ""
     assert class_note(None, card, ["digit=1"]) == "Counted in frames, it does not fire for this class alone."
+
+
+def test_gallery_titles_a_latent_with_all_its_classes_and_states_the_next(tmp_path: Path) -> None:
+    made = small(tmp_path)
+    classes = {"label": pl.lit("emotion"), "factor": pl.lit("fearful"), "other_classes": pl.lit(["angry"])}
+    numbers = {"test_r": pl.lit(0.34), "null_high": pl.lit(0.32), "next_class": pl.lit("sad")}
+    said = remade(made, **classes, **numbers, next_r=pl.lit(0.3)).section("gallery")
+    assert "emotion: fearful and angry" in said.replace("\u200b", "")
+    assert "Clips of these classes contain more of it than others" in said
+    assert "0.34, chance |r| up to 0.32, next class sad 0.30" in said
+    assert "next class" not in remade(made, **classes, **numbers, next_r=pl.lit(-0.1)).section("gallery")
 
 
 def test_a_latent_of_a_factor_that_follows_classes_only_says_so_and_is_not_shown_first(tmp_path: Path) -> None:

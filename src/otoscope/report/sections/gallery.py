@@ -44,7 +44,8 @@ def outcome_text(row: Mapping[str, Any]) -> str:
     """
     subject, than = f"clips with a {'higher' if row['train_r'] >= 0 else 'lower'} value", ""
     if row["label"]:
-        subject, than = "clips of this class", " than others"
+        subject = "clips of these classes" if row["other_classes"] else "clips of this class"
+        than = " than others"
     text = OUTCOMES[LatentOutcome(row["outcome"])].format(
         subject=subject, than=than, groups=count(row["test_groups"], "test group")
     )
@@ -336,14 +337,17 @@ def _latent(
     name, status, note = readable_name(first["factor"]), outcome_text(first), ""
     kind = run.category(first["factor"])
     if first["label"]:
-        name, kind = f"{first['label']}: {first['factor']}", "class of a label"
+        several = bool(first["other_classes"])
+        name = f"{first['label']}: {comma_list([first['factor'], *first['other_classes']])}"
+        kind = "classes of a label" if several else "class of a label"
         note = class_note(run.explained("firing"), first, card.classes if card else ())
     elif first["train_r"] < 0:
         kind = f"{kind}, more of it where the value is low"
     within = WithinClasses(first["within_classes"])
     if within is WithinClasses.BETWEEN_CLASSES:
         name = f"{name}: between {comma_list(first['class_labels'])} classes only"
-    named = [f"{first['label']} {first['factor']}"] if first["label"] else [first["of_class"]]
+    titles = [f"{first['label']} {one}" for one in (first["factor"], *first["other_classes"])]
+    named = titles if first["label"] else [first["of_class"]]
     named += [one.replace("=", " ", 1) for one in (card.classes if card else ())]
     note = " ".join(filter(None, [within_classes_note(first), note, *_shared_clips(shared, named)]))
     return LatentCard(
@@ -401,23 +405,24 @@ def _shared_clips(shared: Mapping[str, Sequence[str]], names: Sequence[str]) -> 
 
 
 def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Sequence[str]) -> str:
-    """Note that a latent fires more often for another class than that of its card; empty if it does not.
+    """Note that a latent fires more often for another class than those of its card; empty if it does not.
 
     The class of a card is chosen by the mean code of clips, in which strong firing counts more. `named` are the classes
     of the card's sentence, as `label=class`: a sentence without the card's own contradicts its title.
     """
-    label, own = row["label"], row["factor"]
+    label, own, titles = row["label"], row["factor"], [row["factor"], *row["other_classes"]]
     of_label = [one.removeprefix(f"{label}=") for one in named if one.startswith(f"{label}=")]
     rates: dict[str, float] = {}
     if firing is not None:
         rates = dict(firing.filter(pl.col("latent") == row["latent"], by=label).select("class", "rate").iter_rows())
     most = max(rates, key=lambda name: rates[name], default=own)
-    other = of_label[0] if of_label and own not in of_label else most
-    if other == own:
+    other = of_label[0] if of_label and not set(titles) & set(of_label) else most
+    if other in titles:
         return ""
     each = [f"{percent(rates.get(name, 0.0), 0)} of them for {label} {name}" for name in (own, other)]
     shares = f": over all clips, in {comma_list(each)}" if rates else ""
-    return f"Counted in frames, it does not fire for this class alone{shares}."
+    alone = "these classes" if len(titles) > 1 else "this class"
+    return f"Counted in frames, it does not fire for {alone} alone{shares}."
 
 
 def _tested(row: dict[str, Any], noun: str) -> list[str]:
@@ -439,7 +444,15 @@ def _correlation(row: dict[str, Any], noun: str) -> list[str]:
     near = tested and decimal(abs(row["test_r"]), 2) == decimal(row["null_high"], 2)
     digits = 3 if near else 2
     chance = [f"chance |r| up to {decimal(row['null_high'], digits)}"] if tested else []
-    return [f"correlation {where} {decimal(row['test_r'], digits)}", *chance, *_opposite(row, noun)]
+    found = f"correlation {where} {decimal(row['test_r'], digits)}"
+    return [found, *chance, *_next_class(row, digits), *_opposite(row, noun)]
+
+
+def _next_class(row: dict[str, Any], digits: int) -> list[str]:
+    """Return the correlation with the class that follows those of the card; empty if there is none above 0."""
+    if not formatting.known(row["next_r"]) or row["next_r"] <= 0:
+        return []
+    return [f"next class {row['next_class']} {decimal(row['next_r'], digits)}"]
 
 
 def _opposite(row: dict[str, Any], noun: str) -> list[str]:
