@@ -5,7 +5,7 @@ import pytest
 
 from otoscope.errors import EvaluationError
 from otoscope.explain.card_scores import card, embedding_auroc, intruder_score, score_cards
-from otoscope.explain.cards import LatentDescription, describe_latents
+from otoscope.explain.cards import LatentDescription, Range, describe_latents
 from otoscope.explain.frame_descriptors import FrameTable
 from tests.support.planted_frames import halves, high_pitch, planted_frames
 
@@ -97,3 +97,46 @@ def test_a_planted_condition_is_found_among_unrelated_latents(frames: FrameTable
     assert [one.descriptor for one in cards[4].ranges] == ["f0_semitones"]
     scores = score_cards(list(cards.values()), [a[unseen] for a in activations.values()], frames.take(unseen))
     assert [score.beats_controls for score in scores] == [True] + [False] * 5
+
+
+def told_in(shares: list[float], fires: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return 1 or 0 per frame, right in a share of the frames of each group: the AUROC of the group is the share."""
+    values = fires.copy()
+    for number, share in enumerate(shares):
+        for side in (True, False):
+            rows = np.flatnonzero((groups == f"g{number}") & (fires == side))
+            wrong = np.random.default_rng(number).permutation(rows)[round(share * len(rows)) :]
+            values[wrong] = not side
+    return values.astype(float)
+
+
+@pytest.mark.parametrize(
+    ("card_in", "level_in", "beats"),
+    [
+        # always .05 above the level, with an interval of the card alone that contains it
+        ([0.9, 0.8, 0.7, 0.8], [0.85, 0.75, 0.65, 0.75], True),
+        # an interval of the card alone above the mean of the level, which is better in one group
+        ([0.8, 0.8, 0.8, 0.8], [0.95, 0.6, 0.6, 0.6], False),
+        ([0.9, 0.9], [0.6, 0.6], False),
+    ],
+)
+def test_score_cards_compares_card_and_control_in_the_same_groups(
+    card_in: list[float], level_in: list[float], beats: bool
+) -> None:
+    rows, clips = 100, 8
+    clip = np.repeat(np.arange(len(card_in) * clips), rows)
+    groups = np.array([f"g{i}" for i in clip // clips])
+    fires = np.random.default_rng(5).permutation(len(clip)) % 2 == 0
+    frames = FrameTable(
+        descriptors={"f1_hz": told_in(card_in, fires, groups), "level_db": told_in(level_in, fires, groups)},
+        spectra=np.zeros((len(clip), 2)),
+        labels={},
+        groups=groups,
+        clips=clip,
+    )
+    written = LatentDescription(latent=0, rate=0.5, ranges=(Range("f1_hz", 0.5, np.inf, 1.0),))
+    (score,) = score_cards([written], [fires.astype(float)], frames)
+    assert score.auroc == pytest.approx(np.mean(card_in), abs=0.01)
+    assert score.lead == pytest.approx(np.mean(card_in) - np.mean(level_in), abs=0.01)
+    assert score.lead_low <= score.lead <= score.lead_high
+    assert score.beats_controls == beats

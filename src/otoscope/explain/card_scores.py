@@ -17,7 +17,7 @@ from otoscope.explain.cards import LatentDescription, describe_latents
 from otoscope.explain.frame_descriptors import FrameTable
 from otoscope.explain.response_curves import group_members, move_within_groups
 from otoscope.resampling.groups import number_groups
-from otoscope.resampling.intervals import bounded, jackknife_sums
+from otoscope.resampling.intervals import MIN_GROUPS, Interval, bounded, jackknife_sums
 from otoscope.resampling.nulls import compare_with_maximum
 
 CARD_PERMUTATIONS = 50
@@ -32,7 +32,8 @@ class CardScore(NamedTuple):
 
     `permuted_high` is exceeded by any card of the family in 5 % of cases with firing moved to other clips, `others` is
     the mean AUROC of the cards of other latents, `level` the AUROC of the level alone, in the direction
-    that predicts better ("fires when loud" or "when soft"). `beats_controls` is true if the interval is above all.
+    that predicts better ("fires when loud" or "when soft"). `lead` is the mean over groups of the difference between
+    the card and one of these two in the same group, with its interval: of the one with the lower `lead_low`.
     """
 
     auroc: float
@@ -41,14 +42,17 @@ class CardScore(NamedTuple):
     permuted_high: float
     others: float
     level: float
+    lead: float
+    lead_low: float
+    lead_high: float
     groups: int
     rows: int
 
     @property
     def beats_controls(self) -> bool:
-        """True if the interval of the AUROC is above every control."""
-        controls = [value for value in (self.permuted_high, self.others, self.level) if math.isfinite(value)]
-        return math.isfinite(self.low) and self.low > max([0.5, *controls])
+        """True if the interval of the AUROC is above chance, and that of `lead` above 0, in `MIN_GROUPS` or more."""
+        chance = max([0.5, *(high for high in [self.permuted_high] if math.isfinite(high))])
+        return self.groups >= MIN_GROUPS and self.low > chance and self.lead_low > 0
 
 
 def score_cards(
@@ -133,30 +137,45 @@ def _score(
     ranks = group_ranks(predicted, frames.groups)
     per_group = ranks.aurocs(fires)
     if not per_group:
-        nothing = math.nan
-        score = CardScore(nothing, nothing, nothing, nothing, nothing, nothing, 0, len(fires))
+        score = CardScore(*[math.nan] * 9, groups=0, rows=len(fires))
         return _Scored(score, np.full(CARD_PERMUTATIONS, math.nan))
-    sums = np.stack([list(per_group.values()), np.ones(len(per_group))], axis=1)
-    value, low, high = jackknife_sums(sums, lambda s: s[..., 0] / s[..., 1], scale=bounded(0.0, 1.0))
+    own = np.array(list(per_group.values()))
     members = group_members(*number_groups(frames.groups))
     # the same permutations for every card
     null = [
         _mean(ranks.aurocs(move_within_groups(fires, frames.clips, members, np.random.default_rng([0, turn]))))
         for turn in range(CARD_PERMUTATIONS)
     ]
-    rivals = [_mean(group_ranks(other.predict(frames), frames.groups).aurocs(fires)) for other in others]
-    level = _mean(group_ranks(frames.descriptors["level_db"], frames.groups).aurocs(fires))
+
+    def of_control(score: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " groups"]:
+        return np.array(list(group_ranks(score, frames.groups).aurocs(fires).values()))
+
+    level = of_control(frames.descriptors["level_db"])
+    controls = [level if level.mean() >= 0.5 else 1.0 - level]
+    if others:
+        controls.append(np.mean([of_control(other.predict(frames)) for other in others], axis=0))
+    lead = min(
+        (_mean_of_groups(own - control, 1.0) for control in controls), key=lambda found: (found.low, found.value)
+    )
     score = CardScore(
-        float(value),
-        float(low),
-        float(high),
-        math.nan,
-        float(np.nanmean(rivals)) if np.isfinite(rivals).any() else math.nan,
-        max(level, 1.0 - level),
-        len(per_group),
-        len(fires),
+        *_mean_of_groups(own, 0.0),
+        permuted_high=math.nan,
+        others=float(controls[1].mean()) if others else math.nan,
+        level=float(controls[0].mean()),
+        lead=lead.value,
+        lead_low=lead.low,
+        lead_high=lead.high,
+        groups=len(own),
+        rows=len(fires),
     )
     return _Scored(score, np.asarray(null, dtype=np.float64))
+
+
+def _mean_of_groups(values: Float[np.ndarray, " groups"], below: float) -> Interval:
+    """Return the mean over groups with its interval, which lies between -`below` and 1."""
+    sums = np.stack([values, np.ones(len(values))], axis=1)
+    found = jackknife_sums(sums, lambda s: s[..., 0] / s[..., 1], scale=bounded(-below, 1.0))
+    return Interval(*map(float, found))
 
 
 class GroupRanks(NamedTuple):

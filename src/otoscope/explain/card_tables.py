@@ -158,6 +158,7 @@ CARDS: dict[str, pl.DataType] = {
     "family": pl.Int64(),
     "rate": pl.Float64(),
     **{name: pl.Float64() for name in ("auroc", "low", "high", "permuted_high", "others", "level")},
+    **{name: pl.Float64() for name in ("lead", "lead_low", "lead_high")},
     "beats_controls": pl.Boolean(),
     "groups": pl.Int64(),
     "rows": pl.Int64(),

@@ -26,6 +26,9 @@ def write_cards(folder: Path, latents: list[int], **changed: object) -> None:
         "low": 0.85,
         "high": 0.95,
         "beats_controls": True,
+        "lead": 0.07,
+        "lead_low": 0.02,
+        "lead_high": 0.12,
         "groups": 3,
         "rows": 100,
         "family": 12,
@@ -60,7 +63,8 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     )  # cards, and the table of their scores
     assert "AUROC 0.91 within 3 test groups, 95 % interval 0.85 to 0.95" in said
     assert "firing moved to other clips, over 12 cards together, up to 0.50, cards of other latents 0.50" in said
-    assert "the level alone 0.50" in said
+    assert "the level alone 0.50; difference from the closer of the last two in the same groups 0.07" in said
+    assert "0.07, 95 % interval 0.02 to 0.12)" in said
     assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (12 onsets)" in said
     assert "does not beat" not in said
     plots = [tag.attributes["aria-label"] or "" for tag in page.all("svg", role="img")]

@@ -51,7 +51,7 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
             "of test groups are predicted from the card alone, within each group. Area under the ROC curve with its "
             "95 % interval over three or more groups, and three controls: the upper end for firing moved to other "
             "clips, the mean for cards of other latents, and the level alone. A card beats its controls if its "
-            "interval is above all of them."
+            "interval is above the first, and better than the other two in the same groups."
         ),
         panels=[Panel(layered(*intervals(data, base, title, along="x"), points))],
         table=shown.select("latent", "sentence", *SCORED, "low", "high"),

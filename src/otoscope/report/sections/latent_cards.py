@@ -169,6 +169,10 @@ def _score(row: Mapping[str, Any], spread: str) -> str:
         "the level alone": row["level"],
     }
     beside = ", ".join(f"{name} {decimal(value, 2)}" for name, value in controls.items() if known(value))
+    if not few and known(row["lead_low"]):
+        control = "the closer of the last two" if known(row["others"]) else "the level"
+        ends = interval_text({"low": row["lead_low"], "high": row["lead_high"]}, lambda end: decimal(end, 2))
+        beside += f"; difference from {control} in the same groups {decimal(row['lead'], 2)}, {ends}"
     verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
     if few:
         verdict = f"{groups}: too few to compare the card with its controls. "
