@@ -180,7 +180,14 @@ def test_activation_draws_the_codes_of_one_latent_over_the_clip(tiny: Tiny, tmp_
 
 def card_rows(**changed: object) -> dict[str, object]:
     scores = {"auroc": 0.7, "low": 0.6, "high": 0.8, "permuted_high": 0.56, "others": 0.5, "level": 0.55}
-    times = {"lag_s": 0.02, "duration_s": 0.1, "persistence_s": 0.05, "modulation_hz": 4.0, "onsets": 9}
+    times = {
+        "lag_s": 0.02,
+        "duration_s": 0.1,
+        "persistence_s": 0.05,
+        "modulation_hz": 4.0,
+        "onsets": 9,
+        "lag_onsets": 8,
+    }
     scores["groups"] = 3
     return {"latent": 3, "sentence": "Fires in 9 % of frames.", **scores, **times, "syllable_share": 0.4, **changed}
 

@@ -26,9 +26,33 @@ def clips_with_events(lag_s: float, duration_s: float) -> tuple[list[np.ndarray]
 def test_temporal_profile_recovers_lag_within_a_frame_and_duration(lag_s: float, duration_s: float) -> None:
     activations, onsets = clips_with_events(lag_s, duration_s)
     profile = temporal_profile(activations, frame_s=FRAME_S, onsets_s=onsets)
-    assert profile.onsets == 36
+    assert (profile.onsets, profile.lag_onsets) == (36, 36)
     assert profile.lag_s == pytest.approx(lag_s, abs=FRAME_S)
     assert profile.duration_s == pytest.approx(duration_s, abs=FRAME_S)
+
+
+def test_lag_rests_on_delays_that_half_of_the_onsets_last_to() -> None:
+    rng = np.random.default_rng(0)
+    onsets = [[0.2]] * 40
+    frames = [20] * 34 + [40] * 6  # most clips end 0.2 s after the onset
+    noise = [0.1 * rng.random(length) for length in frames]
+    late = [np.where(np.arange(len(a)) * FRAME_S > 0.6, a + 1, a) for a in noise]
+    few = temporal_profile(late, frame_s=FRAME_S, onsets_s=onsets)
+    assert np.isnan(few.lag_s)
+    early = [np.where(np.arange(len(a)) * FRAME_S > 0.3, a + 1, a) for a in late]
+    most = temporal_profile(early, frame_s=FRAME_S, onsets_s=onsets)
+    assert most.lag_s == pytest.approx(0.1, abs=FRAME_S)
+    assert (most.onsets, most.lag_onsets) == (40, 40)
+
+
+@pytest.mark.parametrize(("every", "rises"), [(8, True), (10, False)])
+def test_lag_needs_a_rise_of_three_standard_errors_of_the_onsets_at_its_maximum(every: int, rises: bool) -> None:
+    late = np.arange(30) * FRAME_S > 0.4
+    lasting = [np.where(late & (i % every == 0), 1.0, 0.0) for i in range(60)]
+    profile = temporal_profile([*lasting, *[np.zeros(16)] * 40], frame_s=FRAME_S, onsets_s=[[0.2]] * 100)
+    assert profile.lag_onsets == 60
+    # 8 of 60 are 3.04 standard errors; 6 of 60 are 2.58, and would be 3.33 with 100 onsets
+    assert np.isfinite(profile.lag_s) == rises
 
 
 @pytest.mark.parametrize("rate_hz", [3.0, 5.5, 7.0, 12.0])

@@ -167,6 +167,7 @@ CARDS: dict[str, pl.DataType] = {
     "silence": pl.Float64(),
     "lag_s": pl.Float64(),
     "onsets": pl.Int64(),
+    "lag_onsets": pl.Int64(),
     **{name: pl.Float64() for name in ("duration_s", "persistence_s", "modulation_hz", "syllable_share")},
 }
 """Columns of `cards.parquet`; `family` is the number of latents whose cards were tested together.

@@ -26,7 +26,9 @@ class TemporalProfile:
     """Times and durations of a latent's firing.
 
     `lag_s` is the time from a sound onset to the moment at which the onset-aligned mean activation passes half of its
-    rise, NaN without onsets or if the rise is below three standard errors; `onsets` is their number. `duration_s` is
+    rise, NaN without onsets or if the rise is below three standard errors; `onsets` is their number, and `lag_onsets`
+    the number of those whose clip lasts to the maximum of the mean. Only delays that half of the onsets or more reach
+    have a mean. `duration_s` is
     the median length of uninterrupted firing, `persistence_s` the time in which the autocorrelation of the activation
     around its mean in each clip falls to 1/e. `modulation_hz` is the rate with the largest power of the activation's
     fluctuation from `SLOWEST_HZ` on, NaN if the power falls from there; `syllable_share` is the share of this power
@@ -35,6 +37,7 @@ class TemporalProfile:
 
     lag_s: float
     onsets: int
+    lag_onsets: int
     duration_s: float
     persistence_s: float
     modulation_hz: float
@@ -67,9 +70,11 @@ def temporal_profile(
     total = float(power.sum())
     # at the lowest rate there is no maximum: slower changes are stronger
     peak = int(power.argmax()) if total > 0 else 0
+    lag_s, lag_onsets = _lag(activations, frame_s, onsets_s, first_s)
     return TemporalProfile(
-        lag_s=_lag(activations, frame_s, onsets_s, first_s),
+        lag_s=lag_s,
         onsets=sum(map(len, onsets_s)),
+        lag_onsets=lag_onsets,
         duration_s=_duration(activations, frame_s),
         persistence_s=_persistence(activations, frame_s),
         modulation_hz=float(spectrum_hz[peak]) if peak > 0 else math.nan,
@@ -103,8 +108,11 @@ def _lag(
     frame_s: float,
     onsets_s: Sequence[Sequence[float]],
     first_s: float,
-) -> float:
-    """Return the delay at which the onset-aligned mean passes half of its rise, interpolated between frames."""
+) -> tuple[float, int]:
+    """Return the delay at which the onset-aligned mean passes half of its rise, and the onsets behind its maximum.
+
+    The delay is interpolated between frames. After the end of a clip its onsets no longer count.
+    """
     grid_s = np.arange(-BEFORE_S, AFTER_S + 1e-9, frame_s / 4)
     aligned = [
         np.interp(onset + grid_s, first_s + np.arange(len(activation)) * frame_s, activation, left=0.0, right=np.nan)
@@ -113,18 +121,23 @@ def _lag(
         if len(activation)
     ] if onsets_s else []  # fmt: skip
     if not aligned:
-        return math.nan
-    known = np.isfinite(aligned)
-    mean = np.where(known, aligned, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        return math.nan, 0
+    lasting = np.isfinite(aligned).sum(axis=0)
+    kept = int((2 * lasting >= len(aligned)).sum())  # fewer and fewer clips last to later delays
+    grid_s, rows = grid_s[:kept], np.asarray(aligned)[:, :kept]
+    if not (grid_s >= 0).any():
+        return math.nan, 0
+    mean = np.nanmean(rows, axis=0)
     before = float(mean[grid_s < 0].mean())
     top = int(mean.argmax())
+    number = int(lasting[top])
     half = (before + float(mean[top])) / 2
     below = np.flatnonzero(mean[: top + 1] < half)
-    error = float(np.nanstd([row[top] for row in aligned])) / math.sqrt(len(aligned))
+    error = float(np.nanstd(rows[:, top])) / math.sqrt(number)
     if mean[top] - before <= 3 * error or not below.size:
-        return math.nan
+        return math.nan, number
     i = int(below[-1])
-    return float(grid_s[i] + (half - mean[i]) / (mean[i + 1] - mean[i]) * (grid_s[i + 1] - grid_s[i]))
+    return float(grid_s[i] + (half - mean[i]) / (mean[i + 1] - mean[i]) * (grid_s[i + 1] - grid_s[i])), number
 
 
 def _duration(activations: Sequence[Float[np.ndarray, " frames"]], frame_s: float) -> float:

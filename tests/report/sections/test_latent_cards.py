@@ -33,6 +33,7 @@ def write_cards(folder: Path, latents: list[int], **changed: object) -> None:
         "rows": 100,
         "family": 12,
         "onsets": 12,
+        "lag_onsets": 9,
         "lag_s": 0.02,
         "duration_s": 0.06,
         **changed,
@@ -65,7 +66,7 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     assert "firing moved to other clips, over 12 cards together, up to 0.50, cards of other latents 0.50" in said
     assert "the level alone 0.50; difference from the closer of the last two in the same groups 0.07" in said
     assert "0.07, 95 % interval 0.02 to 0.12)" in said
-    assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (12 onsets)" in said
+    assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (9 of 12 onsets last" in said
     assert "does not beat" not in said
     plots = [tag.attributes["aria-label"] or "" for tag in page.all("svg", role="img")]
     assert len(plots) == 4
@@ -200,7 +201,8 @@ def test_timing_leaves_out_what_is_unknown(tmp_path: Path) -> None:
     write_cards(tmp_path, [7], lag_s=-0.04, duration_s=math.nan, syllable_share=math.nan)
     assert (
         card_texts(tmp_path)[7].timing
-        == "In time: rises 40 ms before sound onsets (12 onsets; a frame also depends on the sound after it)."
+        == "In time: rises 40 ms before sound onsets (9 of 12 onsets last to its maximum; a frame also depends "
+        "on the sound after it)."
     )
     write_cards(tmp_path, [7], lag_s=math.nan, duration_s=math.nan, syllable_share=math.nan)
     assert card_texts(tmp_path)[7].timing == ""

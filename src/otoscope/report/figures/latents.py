@@ -101,7 +101,7 @@ def temporal_profile(rows: pl.DataFrame | None) -> Figure | None:
             f"falls from {SLOWEST_HZ:g} Hz, are left out there."
         ),
         panels=panels,
-        table=rows.select("latent", *TIMES, "onsets", "syllable_share"),
+        table=rows.select("latent", *TIMES, "onsets", "lag_onsets", "syllable_share"),
         height=22 * max(rows.height, 4),
     )
 

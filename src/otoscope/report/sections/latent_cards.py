@@ -195,7 +195,8 @@ def _timing(row: Mapping[str, Any]) -> str:
     if known(row["lag_s"]):
         way = "after" if row["lag_s"] >= 0 else "before"
         heard = "" if row["lag_s"] >= 0 else "; a frame also depends on the sound after it"
-        parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({row['onsets']:,} onsets{heard})")
+        lasting = f"{row['lag_onsets']:,} of {row['onsets']:,} onsets last to its maximum"
+        parts.append(f"rises {1000 * abs(row['lag_s']):.0f} ms {way} sound onsets ({lasting}{heard})")
     if known(row["syllable_share"]):
         share = percent(row["syllable_share"], 0)
         parts.append(f"{share} of its modulation above {SLOWEST_HZ:g}{NBSP}Hz is from 4 to 8{NBSP}Hz")
