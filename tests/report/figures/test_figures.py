@@ -11,13 +11,15 @@ import vl_convert as vlc
 
 from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
+from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.report.figures.charts import by_layer
 from otoscope.report.figures.classes import class_figures
 from otoscope.report.figures.factors import factor_table, factors_by_sparsity
 from otoscope.report.figures.figure import Figure, Panel, figure_chart
 from otoscope.report.figures.marks import PERCENT, plain_rows, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
-from otoscope.report.figures.theme import PRINT_CONFIG, layer_colours
+from otoscope.report.figures.strict import strict_figures
+from otoscope.report.figures.theme import PRINT_CONFIG, chart_config, layer_colours
 from otoscope.report.results import PREDICTED_R2, Results, predicted, too_weak, untestable
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections.methods import methods
@@ -363,6 +365,16 @@ def test_factor_table_holds_the_layer_and_the_codes_alone() -> None:
             "rows",
             "groups",
         }
+
+
+def test_charts_of_representations_are_high_enough_for_every_label(tmp_path: Path) -> None:
+    run = _of_both_protocols(tmp_path, {0: 0.6})
+    shared: dict[str, Any] = {"metric": "task_balanced_accuracy", "split": "test", "protocol": "strict", "layer": 3}
+    more = [Record(**shared, target="technique", value=0.5, representation=name) for name in REPRESENTATIONS]
+    rows = pl.concat([run.results.rows.filter(protocol="strict"), to_table(more)])
+    figure = next(figure for figure in strict_figures(rows) if figure.name == "strict-read")
+    needed = chart_config(ink="", quiet="", grid="", paper=None)["axis"]
+    assert figure.height >= len(REPRESENTATIONS) * (needed["labelFontSize"] + needed["labelSeparation"])
 
 
 @pytest.mark.parametrize(("groups", "drawn"), [(2, False), (3, True), (None, True)])

@@ -60,7 +60,7 @@ def test_factor_findings_give_the_range_over_seeds_and_the_best_baseline(best: f
         f"20 of 40 from the codes (mean of 2 seeds, ranging from 16 to 24), {round(40 * best)} from log-mel statistics"
     )
     assert count in finding.text
-    assert ("the codes do not exceed it" in finding.text) is not exceeds
+    assert ("the codes do not predict more" in finding.text) is not exceeds
     assert "Over the 40 that the layer predicts, or all 2 seeds of the codes, losses included" in finding.text
 
 

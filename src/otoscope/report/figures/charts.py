@@ -223,6 +223,15 @@ def by_representation(
     )
 
 
+ROW_PX = 20
+"""Height of a row of `by_representation`, at which no label overlaps the next and is left out."""
+
+
+def height_of(rows: pl.DataFrame) -> int:
+    """Return the height of a chart with one row per representation, in pixels."""
+    return ROW_PX * rows["representation"].n_unique()
+
+
 def by_size(rows: pl.DataFrame, *, y_title: str, sizes: Sequence[int]) -> alt.LayerChart:
     """Draw a value against the number of dimensions used, one line per representation."""
     data = plain_rows(with_seed_means(rows)).unique(["series", "dimensions"], keep="first", maintain_order=True)

@@ -196,13 +196,14 @@ def overview_figure(results: Results, probes: Sequence[Figure], reconstruction: 
     if rows and rows.tasks:
         metric, target = rows.tasks[0]
         axis = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
+        part = rows.compared(metric, target)
         return Figure(
             name="overview",
             title=f"The {target} from each representation",
             caption="Orange: the layer. Blue: its codes. Magenta: baselines. Grey: codes without information.",
-            panels=[Panel(charts.by_representation(rows.compared(metric, target), x_title=axis))],
+            panels=[Panel(charts.by_representation(part, x_title=axis))],
             table=pl.DataFrame(),
-            height=230,
+            height=charts.height_of(part),
         )
     label = results.labels[0] if results.labels else None
     if label is None or not probes:

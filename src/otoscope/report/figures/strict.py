@@ -71,7 +71,7 @@ def tasks(rows: StrictResults) -> Figure | None:
         else [],
         panels=panels,
         table=result_rows(pl.concat(table_rows)),
-        height=270,
+        height=max(map(charts.height_of, table_rows)),
     )
 
 
@@ -116,7 +116,7 @@ def structure(rows: StrictResults) -> Figure | None:
         ),
         panels=panels,
         table=result_rows(everything),
-        height=250,
+        height=charts.height_of(everything),
         notes=notes,
     )
 

@@ -81,7 +81,7 @@ def describe_counts(counts: Comparison) -> str:
     if best is None:
         return seeds
     most = f", {text_of(best.estimate.value)} from {best.label}, the {best.noun}"
-    more = ": the codes do not exceed it" if counts.codes.value <= best.estimate.value else ""
+    more = ": the codes do not predict more" if counts.codes.value <= best.estimate.value else ""
     return f"{seeds}{most}{more}"
 
 

@@ -30,8 +30,8 @@ from otoscope.runs.training import learned_nothing
 
 ADVANTAGES: dict[Advantage, str] = {
     Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
-    Advantage.WITHIN_INTERVALS: "The codes exceed it, but within the interval of the paired difference.",
-    Advantage.NONE: "The codes do not exceed it.",
+    Advantage.WITHIN_INTERVALS: "The codes reach more, but within the interval of the paired difference.",
+    Advantage.NONE: "The codes do not reach more.",
 }
 
 
