@@ -94,7 +94,7 @@ def test_train_warns_of_constant_dimensions(root: Path) -> None:
     spoil(root, "frames", filled(7.0, slice(0, 3)))
     lines = train(root).lines
     width = ActivationStore.open(root / "out" / "activations").width(1)
-    assert f"layer 1, encode_then_pool: 3 of {width} dimensions do not vary; they are centred only" in lines
+    assert f"  warning: layer 1, encode_then_pool: 3 of {width} dimensions do not vary; they are centred only" in lines
     assert len(trained(root)) == 2
 
 
