@@ -118,12 +118,13 @@ def has_dense_level(stepper: KernelStepper) -> bool:
     return work.main.gathered < len(stepper.level_weights)
 
 
-def test_kernel_stepper_has_the_gradients_of_autograd_after_a_change_of_budgets():
+@pytest.mark.parametrize("budgets", [[7, 30], [30, 60]])
+def test_kernel_stepper_has_the_gradients_of_autograd_after_a_change_of_budgets(budgets):
     def factory(kind):
         def make(sae, config, **options):
             stepper = kind(sae, config, **options)
             stepper.step(batch(9, rows=50, width=24), learning_rate=1e-3)
-            stepper.use_budgets([7, 30])
+            stepper.use_budgets(budgets)
             return stepper
 
         return make

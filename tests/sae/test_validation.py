@@ -63,21 +63,31 @@ def test_sufficient_budget_is_the_number_of_active_features():
     assert sufficient_budget(sae, rows, 0.99) == 3
 
 
-@pytest.mark.parametrize(("k", "fewer"), [(2, False), (40, True)])
-def test_fit_keeps_a_smaller_budget_only_where_one_suffices(k: int, fewer: bool):
+@pytest.mark.parametrize("k", [2, 40])
+def test_fit_adds_a_smaller_budget_where_one_suffices_else_a_larger_one(k: int):
     config = TrainConfig.preset(target_rows=24_000)
-    trained = fit(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=k).summary
-    assert trained["budgets"][-1] == k
-    assert (len(trained["budgets"]) == 2) == fewer
+    trained = fit(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=k)
+    smaller, larger = trained.summary["budgets"]
+    assert (smaller, larger) == (2, 4) if k == 2 else (smaller < larger == k)
+    assert np.count_nonzero(trained.sae.encode(planted(3).take(np.arange(20))), axis=1).max() <= k
 
 
-@pytest.mark.parametrize(("k", "budgets"), [(2, [2]), (40, None)])
-def test_choose_budgets_drops_smaller_ones_early_where_nearly_all_of_k_are_needed(k: int, budgets: list[int] | None):
+def test_choose_budgets_lets_the_smaller_one_grow():
     config = TrainConfig.preset(target_rows=24_000)
-    run = begin(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=k)
-    while run.step < run.plan.steps // 8:
+    run = begin(planted(0, 1, 2, active=0.05), planted(3, active=0.05), config, latents=96, k=40)
+    found: list[float] = []
+    while run.step < run.plan.steps:
         advance(run, next_batch(run))
-    assert run.budgets == budgets
+        if run.step in run.plan.budget_steps:
+            assert run.budgets is not None
+            found.append(run.budgets[0] / sufficient_budget(run.sae, run.valid_rows, 0.93))
+    assert found == sorted(found)
+    assert 0.75 <= found[0] < 1 < found[-1]
+
+
+def test_choose_budgets_never_asks_for_more_latents_than_there_are():
+    config = TrainConfig.preset(target_rows=6_000)
+    assert fit(planted(0, 1), planted(3), config, latents=24, k=24).summary["budgets"][-1] == 24
 
 
 def test_bank_warns_about_few_rows_once():

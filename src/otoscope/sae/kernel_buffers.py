@@ -31,18 +31,18 @@ def chunk_size(rows: int) -> int:
 class Workspace:
     """Arrays of batches of one size, reused in every step.
 
-    Rows are decoded in `levels`, the last one as a matrix if `dense`, and the dead latents with `aux_k` entries, or
-    without AuxK none. Products have the precision of the tables `filters` and `atoms`.
+    Rows have `k` entries and are decoded in `levels`, the last one as a matrix if `dense`, and the dead latents with
+    `aux_k` entries, or without AuxK none. Products have the precision of the tables `filters` and `atoms`.
     """
 
     def __init__(
-        self, sae: SparseAutoencoder, rows: int, levels: int, aux_k: int, threads: int, filters: Tensor, atoms: Tensor,
-        dense: bool,
+        self, sae: SparseAutoencoder, rows: int, k: int, levels: int, aux_k: int, threads: int, filters: Tensor,
+        atoms: Tensor, dense: bool,
     ) -> None:  # fmt: skip
         self.rows, self.width, self.latents = rows, sae.width, sae.latents
         self.number, self.table, self.dense = sae.encoder.dtype, atoms.dtype, dense
         self.chunks = range(-(-rows // chunk_size(rows)))
-        k, chunks = sae.sparsifier.k, len(self.chunks)
+        chunks = len(self.chunks)
         self.pre = torch.empty(rows, sae.latents, dtype=filters.dtype)
         self.inputs = new_table(rows, sae.width, self.table)
         self.main, self.aux = self._entries(k, levels, gathered=levels - dense), self._entries(aux_k, 1)

@@ -120,7 +120,7 @@ class KernelStepper:
         self._set_precision(precision or fastest, ratio if precision in (None, fastest) else DENSE_RATIO)
 
     def use_budgets(self, budgets: Sequence[int]) -> None:
-        """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
+        """Let these numbers of largest latents, rising, each reconstruct alone from the next step on."""
         self.budgets = np.array(budgets, np.int64)
         levels = max(len(self.ends), len(self.budgets))
         self.level_weights = np.full(levels, 1 / levels, self.dtype)
@@ -353,10 +353,11 @@ class KernelStepper:
     def _workspace(self, rows: int, *, with_aux: bool) -> Workspace:
         work = self._work.get(rows)
         if work is None or bool(len(work.aux.bounds)) != with_aux:
-            last = self.sae.sparsifier.k - int(self.budgets[-2] if len(self.budgets) > 1 else 0)
+            k = int(self.budgets[-1])
+            last = k - int(self.budgets[-2] if len(self.budgets) > 1 else 0)
             dense = self.sae.latents <= self.dense_ratio * last and rows > FEW_ROWS and not self.thresholded
             dense &= self.precision == self.table_precision
             levels, aux_k = len(self.level_weights), self.aux_k if with_aux else 0
-            work = Workspace(self.sae, rows, levels, aux_k, self.team.threads, self.filters, self.atoms, dense)
+            work = Workspace(self.sae, rows, k, levels, aux_k, self.team.threads, self.filters, self.atoms, dense)
             self._work[rows] = work
         return work

@@ -53,14 +53,15 @@ def forward(
 
     With several `prefixes` (shares of the dictionary), the error is the mean of the errors that the first latents
     alone leave (see `nested_error`). With several `budgets`, it is the mean of the errors that the largest latents of
-    each row leave, as many as a budget allows (see `ranked_error`). `contrast` treats the second half of the rows as
+    each row leave, as many as a budget allows (see `ranked_error`), and the reconstruction is that of the last. `contrast` treats the second half of the rows as
     the neighbours of the first (see `contrastive_loss`).
     """
     sparsifier, selecting = sae.sparsifier, use_gather(sae)
     if selecting is not None and len(prefixes) == 1 and len(budgets) < 2 and contrast is None:
         return gather_forward(sae, selecting, inner, sparse_gradients=sae.device.type == "cpu")
     pre = sae.preactivate(inner).to(inner.dtype)  # autocast has rounded them
-    codes = sparsifier(pre)
+    beyond = len(budgets) > 1 and budgets[-1] > sparsifier.k
+    codes = TopK(budgets[-1])(pre) if beyond else sparsifier(pre)
     rebuilt = sae.rebuild(codes).to(inner.dtype)
     error = reconstruction_error(rebuilt, inner)
     if len(prefixes) > 1:

@@ -38,7 +38,7 @@ class Stepper(Protocol):
         ...
 
     def use_budgets(self, budgets: Sequence[int]) -> None:
-        """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
+        """Let these numbers of largest latents, rising, each reconstruct alone from the next step on."""
         ...
 
     def restart(self) -> None:
@@ -139,7 +139,7 @@ class TorchStepper:
         )
 
     def use_budgets(self, budgets: Sequence[int]) -> None:
-        """Let these numbers of largest latents, ending in k, each reconstruct alone from the next step on."""
+        """Let these numbers of largest latents, rising, each reconstruct alone from the next step on."""
         self.budgets = list(budgets)
 
     def restart(self) -> None:

@@ -19,8 +19,8 @@ FREE_SHARE = 0.7
 FLOAT_BYTES = 4
 WEIGHT_COPIES = 7
 GIB = 1 << 30
-BUDGET_AT = (1 / 16, 1 / 4, 3 / 8, 1 / 2, 5 / 8)
-"""Shares of the steps after which the sufficient budget is measured; the first is only for a k that is too small."""
+BUDGET_AT = (1 / 4, 3 / 8, 1 / 2, 5 / 8)
+"""Shares of the steps after which the sufficient budget is measured."""
 
 
 @dataclass(frozen=True)

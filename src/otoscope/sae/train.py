@@ -304,27 +304,24 @@ def advance(run: TrainingRun, batch: TrainBatch) -> TrainStep:
     return TrainStep(run.step, run.step if run.done else plan.steps, epoch, rows_seen, learning_rate, losses, valid)
 
 
-BUDGET_MARGIN = 1.5
-"""Factor on the sufficient budget, because the number of active features varies between rows."""
-NEEDED_EARLY = 0.9
-"""First sufficient budget, relative to k, from which k alone counts.
+BUDGET_GROWTH = 3.0
+"""Smaller budget over the sufficient one, per share of the steps taken: 0.75 after a quarter, 1.9 after five eighths.
 
-On planted features it is 1 for half of the active number, 0.83 to 0.92 for that number and less for a larger k.
+At first, a tight budget favours features over other bases; later it leaves room for rows with more active features.
 """
+BEYOND_K = 2
+"""Larger budget over k where k does not suffice: its latents learn features that k alone would merge."""
 
 
 def choose_budgets(run: TrainingRun) -> None:
-    """Replace several budgets by k and the smallest one that suffices on the validation rows.
-
-    The first measurement is too early for that, and only replaces them by k alone if nearly all of k are needed.
-    """
+    """Let k and another number of latents each reconstruct alone: fewer if they suffice on validation rows, else 2k."""
     config, share = run.config, run.config.sufficient_share
-    if share is not None and len(level_budgets(run.sae, config.prefixes, config.k_shares)) > 1:
-        k, sufficient = run.sae.sparsifier.k, validation.sufficient_budget(run.sae, run.valid_rows, share)
-        if run.step == run.plan.budget_steps[0] and sufficient < NEEDED_EARLY * k:
-            return
-        run.budgets = sorted({min(round(BUDGET_MARGIN * sufficient), k), k})
-        run.stepper.use_budgets(run.budgets)
+    if share is None or len(level_budgets(run.sae, config.prefixes, config.k_shares)) < 2:
+        return
+    k, sufficient = run.sae.sparsifier.k, validation.sufficient_budget(run.sae, run.valid_rows, share)
+    fewer = math.ceil(BUDGET_GROWTH * run.step / run.plan.steps * sufficient)
+    run.budgets = [fewer, k] if fewer < k else sorted({k, min(BEYOND_K * k, run.sae.latents)})
+    run.stepper.use_budgets(run.budgets)
 
 
 def finish(run: TrainingRun) -> TrainResult:
