@@ -75,9 +75,9 @@ class TrainConfig(BaseModel):
 
     They count for the sparsifier "topk" without `prefixes`."""
     sufficient_share: float | None = Field(default=None, gt=0, lt=1)
-    """With several `k_shares`: after a quarter of the steps they give way to k and one other budget, a growing multiple of
-    the smallest whose latents explain this share of what k latents explain (`validation.sufficient_budget`), or 2k where
-    k does not suffice; None: never."""
+    """With several `k_shares`: after a quarter of the steps they give way to k and one other budget, a growing multiple
+    of the smallest whose latents explain this share of what k latents explain (`validation.sufficient_budget`), or 2k
+    where k does not suffice; None: never."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """None: `base_rate / sqrt(latents / 2**14)`, the rule of dictionary_learning and sparsify."""

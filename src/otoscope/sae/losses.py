@@ -53,8 +53,8 @@ def forward(
 
     With several `prefixes` (shares of the dictionary), the error is the mean of the errors that the first latents
     alone leave (see `nested_error`). With several `budgets`, it is the mean of the errors that the largest latents of
-    each row leave, as many as a budget allows (see `ranked_error`), and the reconstruction is that of the last. `contrast` treats the second half of the rows as
-    the neighbours of the first (see `contrastive_loss`).
+    each row leave, as many as a budget allows (see `ranked_error`), and the reconstruction is that of the last.
+    `contrast` treats the second half of the rows as the neighbours of the first (see `contrastive_loss`).
     """
     sparsifier, selecting = sae.sparsifier, use_gather(sae)
     if selecting is not None and len(prefixes) == 1 and len(budgets) < 2 and contrast is None:
