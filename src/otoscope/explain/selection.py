@@ -249,7 +249,7 @@ def choose_class_latents(
         codes = np.where(allowed, codes, 0)
     found: list[tuple[LatentChoice, Float[np.ndarray, " permutations"]]] = []
     for label, values in labels.items():
-        known = np.array([value is not None and value != "" for value in values])
+        known = _labelled(values)
         names, counts = np.unique(values[known & train_mask].astype(str), return_counts=True)
         of_label: list[tuple[LatentChoice, Float[np.ndarray, " permutations"]]] = []
         for name in names[counts >= MIN_ROWS].tolist():
@@ -269,6 +269,11 @@ def choose_class_latents(
     return sorted(chosen, key=lambda choice: list(labels).index(choice.label))
 
 
+def _labelled(classes: Shaped[np.ndarray, " clips"]) -> Bool[np.ndarray, " clips"]:
+    """Return which clips have a class."""
+    return np.array([name is not None and name != "" for name in classes])
+
+
 def _with_other_classes(
     choice: LatentChoice,
     codes: Float[np.ndarray, "clips latents"],
@@ -278,7 +283,7 @@ def _with_other_classes(
     groups: Shaped[np.ndarray, " clips"],
 ) -> LatentChoice:
     """Return the choice with the other classes of its label that training and test clips both confirm, and the next."""
-    known = np.array([value is not None and value != "" for value in classes])
+    known = _labelled(classes)
     names = [name for name in np.unique(classes[known].astype(str)).tolist() if name != choice.factor]
     inside = np.stack([classes == name for name in names], axis=1).astype(np.float64) if names else np.empty((0, 0))
     latent = codes[:, [choice.latent]].astype(np.float64)

@@ -60,8 +60,7 @@ def forward(
     if selecting is not None and len(prefixes) == 1 and len(budgets) < 2 and contrast is None:
         return gather_forward(sae, selecting, inner, sparse_gradients=sae.device.type == "cpu")
     pre = sae.preactivate(inner).to(inner.dtype)  # autocast has rounded them
-    beyond = len(budgets) > 1 and budgets[-1] > sparsifier.k
-    codes = TopK(budgets[-1])(pre) if beyond else sparsifier(pre)
+    codes = TopK(budgets[-1])(pre) if len(budgets) > 1 else sparsifier(pre)
     rebuilt = sae.rebuild(codes).to(inner.dtype)
     error = reconstruction_error(rebuilt, inner)
     if len(prefixes) > 1:

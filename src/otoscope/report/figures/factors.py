@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from otoscope.formatting import count, decimal, sparsity
+from otoscope.protocols.comparison import TOLD_BY_GROUPS
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR, series_names, with_series_names
 from otoscope.report.results import PREDICTED_R2, SHOWN, Results, predicted
 from otoscope.report.run_data import category_of
-
-HIGH_NULL = 0.5
-"""Mean R² of permuted clips above which a figure says that groups differ in the factor."""
 
 
 def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric: str) -> Figure | None:
@@ -82,15 +80,15 @@ def _sized(results: Results) -> str:
 
 def _high_nulls(rows: pl.DataFrame) -> str:
     """Return the number of factors in which groups differ, as a sentence after a blank; empty without any."""
-    nulls = rows.filter(pl.col("null_mean").fill_nan(None) > HIGH_NULL)
+    nulls = rows.filter(pl.col("null_mean").fill_nan(None) > TOLD_BY_GROUPS)
     factors = nulls["target"].n_unique()
     if not factors:
         return ""
     verb = "has" if factors == 1 else "have"
     highest = decimal(float(max(nulls["null_mean"])), 2)
     return (
-        f" {count(factors, 'factor')} {verb} a mean R² above {decimal(HIGH_NULL, 1)} (up to {highest}) for permuted "
-        "clips, because groups differ in them: read the R² within groups in the table."
+        f" {count(factors, 'factor')} {verb} a mean R² above {decimal(TOLD_BY_GROUPS, 1)} (up to {highest}) for "
+        "permuted clips, because groups differ in them: read the R² within groups in the table."
     )
 
 
