@@ -45,8 +45,10 @@ def limits(seconds: float = LONGEST_S, most_bytes: float = MOST_BYTES) -> Genera
         yield
     finally:
         spent_s = max(time.process_time() - start_cpu_s, (time.monotonic() - start_s) / 6)
-        children = _children_bytes()  # the most of all so far, of which those before the body are none of its own
-        taken = max(_status_bytes("VmHWM") - start_bytes, children if children > before else 0.0)
+        # The most of all children so far. Before it loads its program, a child shares the memory of this process and
+        # is charged with its peak, so only what exceeds both is memory of a child of the body.
+        own_peak, children = _status_bytes("VmHWM"), _children_bytes()
+        taken = max(own_peak - start_bytes, children if children > max(before, own_peak) else 0.0)
         assert spent_s < seconds, f"{spent_s:.1f} s"
         assert taken < most_bytes, f"{taken / 1e9:.2f} GB of memory"
 

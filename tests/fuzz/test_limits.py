@@ -1,0 +1,23 @@
+"""The limits of the fuzz tests: a child counts with its own memory, without that of the process that starts it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.support.fuzzing import limits
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is measured on Linux")
+
+
+def test_limits_do_not_charge_a_child_with_the_memory_of_its_parent() -> None:
+    held = np.ones(30_000_000)
+    with limits(most_bytes=held.nbytes / 2):
+        subprocess.run(["true"], check=True)
+
+
+def test_limits_refuse_the_memory_of_a_child() -> None:
+    program = [sys.executable, "-c", "data = bytearray(1_600_000_000); data[::4096] = b'1' * len(data[::4096])"]
+    with pytest.raises(AssertionError, match="GB of memory"), limits():
+        subprocess.run(program, check=True)
