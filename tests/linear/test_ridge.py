@@ -40,6 +40,18 @@ def test_choice_and_fit_are_scikit_learns(p: int) -> None:
         np.testing.assert_allclose(found.guesses[test, j], guess, rtol=1e-6)
 
 
+def test_latents_that_barely_fire_in_fitted_rows_do_not_carry_predictions_away() -> None:
+    rng = np.random.default_rng(1)
+    features, factors = told(12)
+    idle = np.where((SPLIT == "test")[:, None], rng.random((120, 20)) * (rng.random((120, 20)) < 0.05), 0.0)
+    idle[rng.integers(60, size=20), np.arange(20)] = 1e-3
+    idle[60 + rng.integers(20, size=20), np.arange(20)] = 1e-3 * rng.random(20)
+    plain, wide = (fit_ridge(x, factors, groups=GROUPS, split=SPLIT) for x in (features, np.hstack([features, idle])))
+    assert (plain.r2 > 0.7).all()
+    assert (wide.r2 > 0).all()
+    assert wide.r2.mean() > 0.5
+
+
 def test_permuted_targets_are_near_nothing_and_below_what_is_there() -> None:
     features, factors = told(12)
     found = fit_ridge(features, factors, groups=GROUPS, split=SPLIT)

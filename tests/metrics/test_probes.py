@@ -127,6 +127,20 @@ def test_probe_predicts_classes_on_unseen_groups_above_null() -> None:
     assert found.valid_accuracy > 0.8
 
 
+def test_probe_is_not_carried_away_by_latents_that_barely_fire_in_fitted_rows() -> None:
+    features, labels, groups, split = told()
+    rng = np.random.default_rng(1)
+    test = (split == "test")[:, None]
+    idle = np.where(test, rng.random((240, 100)) * (rng.random((240, 100)) < 0.1), 0.0)
+    idle[rng.integers(140, size=100), np.arange(100)] = 1e-3
+    idle[140 + rng.integers(40, size=100), np.arange(100)] = 1e-3 * rng.random(100)
+    plain, wide = (
+        fit_probe(x, labels, groups=groups, split=split, settings=FEW) for x in (features, np.hstack([features, idle]))
+    )
+    assert plain.accuracy.value == 1
+    assert wide.accuracy.value > 0.8
+
+
 def test_probe_of_noise_is_near_chance() -> None:
     _, labels, groups, split = told()
     noise = np.random.default_rng(9).normal(size=(240, 500))

@@ -32,10 +32,17 @@ def clip_to_range(
     lowest: Float[np.ndarray, " p"],
     highest: Float[np.ndarray, " p"],
     *,
-    reach: float,
+    reach: float | Float[np.ndarray, " p"],
 ) -> Float[np.ndarray, "rows p"]:
-    """Clip each feature of standardised rows to `reach` beyond the range of the fitted rows."""
+    """Clip each feature of rows to `reach` beyond the range of the fitted rows."""
     return np.clip(rows, lowest - reach, highest + reach)
+
+
+def clip_to_fitted(
+    rows: Float[np.ndarray, "rows p"], fitted: Float[np.ndarray, "fitted p"]
+) -> Float[np.ndarray, "rows p"]:
+    """Clip each feature of rows to `REACH` standard deviations beyond its range over the fitted rows."""
+    return clip_to_range(rows, fitted.min(axis=0), fitted.max(axis=0), reach=REACH * fitted.std(axis=0))
 
 
 class StandardisedRows(NamedTuple):

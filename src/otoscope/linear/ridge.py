@@ -6,9 +6,12 @@ validation rows and scored by R2 on test rows. In the principal coordinates of t
 one product, so permuted targets are cheap.
 
 `fit_group_ridge` chooses the penalty by leave-group-out cross-validation. Leaving a fold out needs no new fit: with H
-the hat matrix of all fitted rows and g the rows of a fold, the prediction of the other folds for it is
-y_g - (I - H_gg)^-1 (y_g - (Hy)_g) (the block form of the leave-one-out identity; Hastie, Tibshirani and Friedman 2009,
-section 7.10), so one eigendecomposition serves every fold, penalty and permutation.
+the hat matrix of all fitted rows, g the rows of a fold and e = (I - H_gg)^-1 (y_g - (Hy)_g), the fit to the targets
+y with y_g - e in place of y_g is that of the other folds (the block form of the leave-one-out identity; Hastie,
+Tibshirani and Friedman 2009, section 7.10), so one eigendecomposition serves every fold, penalty and permutation.
+
+Both clip each feature of predicted rows to `gram.REACH` standard deviations beyond its range over the rows that fitted
+the prediction, where penalties are tried as well as in the end.
 """
 
 import math
@@ -20,7 +23,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
-from otoscope.linear.gram import live_columns
+from otoscope.linear.gram import clip_to_fitted, live_columns
 from otoscope.linear.logistic import rotate
 from otoscope.resampling.groups import check_rows, missing_patterns, null_summary, r2_from_sums, split_rows
 from otoscope.resampling.intervals import R2_SCALE, jackknife_sums
@@ -135,15 +138,16 @@ def _fit(
     # features that vary over all training rows may be constant on the rows that have these factors
     varies = live_columns(features[train])
     standard = np.where(varies, features - mean, 0.0) / np.where(varies, scale, 1.0)
-    tried = _Rotated.build(standard[fitted], n_train)
+    tried = _Rotated.build(standard[train], standard[valid])
     products, centre = tried.products(known[:n_train]), known[:n_train].mean(axis=0)
     trial = np.stack([tried.rows[n_train:] @ (products / (tried.variance + p)[:, None]) for p in penalties]) + centre
     errors, away = ((known[n_train:] - trial) ** 2).sum(axis=1), ((known[n_train:] - centre) ** 2).sum(axis=0)
     penalty = penalties[errors.argmin(axis=0)]
     valid_r2 = r2_from_sums(np.stack([errors.min(axis=0), away], axis=-1))[:n_factors]
 
-    order = np.concatenate([fitted, np.setdiff1d(np.arange(len(features)), fitted)])
-    final = _Rotated.build(standard[order], len(fitted))
+    others = np.setdiff1d(np.arange(len(features)), fitted)
+    order = np.concatenate([fitted, others])
+    final = _Rotated.build(standard[fitted], standard[others])
     weights = final.products(known) / (final.variance[:, None] + penalty)
     guesses = np.empty(targets.shape)
     guesses[order] = final.rows @ weights[:, :n_factors] + known[:, :n_factors].mean(axis=0)
@@ -156,16 +160,17 @@ def _fit(
 
 
 class _Rotated(NamedTuple):
-    """Rows in the principal coordinates of the first `fitted` ones, centred on them."""
+    """Fitted rows and then others, these clipped to the range of the first, in their principal coordinates."""
 
     rows: Float[np.ndarray, "rows rank"]
     variance: Float[np.ndarray, " rank"]
     fitted: int
 
     @classmethod
-    def build(cls, rows: Float[np.ndarray, "rows p"], fitted: int) -> "_Rotated":
-        span = rotate(rows - rows[:fitted].mean(axis=0), fitted=fitted)
-        return cls(span.rows[:, :-1], span.variance, fitted)
+    def build(cls, fitted: Float[np.ndarray, "fitted p"], others: Float[np.ndarray, "others p"]) -> "_Rotated":
+        rows = np.concatenate([fitted, clip_to_fitted(others, fitted)]) - fitted.mean(axis=0)
+        span = rotate(rows, fitted=len(fitted))
+        return cls(span.rows[:, :-1], span.variance, len(fitted))
 
     def products(self, targets: Float[np.ndarray, "fitted targets"]) -> Float[np.ndarray, "rank targets"]:
         return self.rows[: self.fitted].T @ (targets - targets.mean(axis=0)) / self.fitted
@@ -219,21 +224,26 @@ def fit_group_ridge(
     if not live.any():
         raise EvaluationError("all features are constant on the fitted rows; at least one must vary")
     near, far = _with_constant(fitted[:, live], others[:, live])
-    variance, left, right = _decompose(near)
+    parts = _decompose(near)
+    variance, left, right = parts
     problems, n, outputs = targets.shape
     flat = targets.transpose(1, 0, 2).reshape(n, problems * outputs).astype(np.float64)
     turned = left.T @ flat
+    # rows of each fold, clipped to the range of the other folds, in the same coordinates
+    clipped = np.empty_like(left)
+    for fold in np.unique(folds):
+        clipped[folds == fold] = clip_to_fitted(near[folds == fold], near[folds != fold]) @ right
     error = np.full((len(penalties), problems), np.inf)
     held: list[Float[np.ndarray, "fitted columns"]] = []
     for number, penalty in enumerate(penalties):
-        guess = _held_out(left, variance / (variance + penalty), turned, flat, folds)
+        guess = _held_out(parts, clipped, penalty, turned, flat, folds)
         held.append(guess)
         error[number] = ((guess - flat) ** 2).sum(axis=0).reshape(problems, outputs).sum(axis=1)
     best = error.argmin(axis=0)
     chosen = np.asarray(penalties)[best]
     kept = np.stack([held[best[j]].reshape(n, problems, outputs)[:, j] for j in range(problems)])
     scale = np.sqrt(variance)[:, None] / (variance[:, None] + np.repeat(chosen, outputs))
-    guesses = (far @ right) @ (scale * turned)
+    guesses = (clip_to_fitted(far, near) @ right) @ (scale * turned)
     return GroupRidge(kept, guesses.reshape(len(others), problems, outputs).transpose(1, 0, 2), chosen)
 
 
@@ -269,17 +279,21 @@ def _decompose(rows: Float[np.ndarray, "fitted q"]) -> _Parts:
 
 
 def _held_out(
-    left: Float[np.ndarray, "fitted rank"],
-    shrink: Float[np.ndarray, " rank"],
+    parts: _Parts,
+    clipped: Float[np.ndarray, "fitted rank"],
+    penalty: float,
     turned: Float[np.ndarray, "rank columns"],
     targets: Float[np.ndarray, "fitted columns"],
     folds: Int[np.ndarray, " fitted"],
 ) -> Float[np.ndarray, "fitted columns"]:
+    """Return the prediction of the clipped rows of each fold by the fit to the other folds."""
     guess = np.empty_like(targets)
-    shrunk = shrink[:, None] * turned
+    shrink = parts.variance / (parts.variance + penalty)
+    shrunk, scale = shrink[:, None] * turned, shrink / np.sqrt(parts.variance)
     for fold in np.unique(folds):
         rows = np.flatnonzero(folds == fold)
-        part = left[rows]
+        part = parts.left[rows]
         left_over = np.eye(len(rows)) - (part * shrink) @ part.T
-        guess[rows] = targets[rows] - np.linalg.solve(left_over, targets[rows] - part @ shrunk)
+        change = np.linalg.solve(left_over, targets[rows] - part @ shrunk)
+        guess[rows] = (clipped[rows] * scale) @ (turned - part.T @ change)
     return guess

@@ -4,7 +4,8 @@ Multinomial logistic regression on features standardised by the training rows. W
 the loss is mean cross-entropy + penalty * p/2 |W|^2, in which every class has the same weight. Penalties are relative,
 so that one grid serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy on the
 validation groups (ties: lower cross-entropy). The map is refitted on training and validation rows at that penalty and
-scored on the test groups. The null permutes the labels of the test rows within their groups, or among groups if each
+scored on the test groups. Each feature of a predicted row is clipped to `gram.REACH` standard deviations beyond its
+range over the rows that fitted the prediction. The null permutes the labels of the test rows within their groups, or among groups if each
 has one label (`otoscope.resampling.exchange`).
 
 In a cross-fit each fold of groups is predicted by a probe that other groups fitted and tuned; interval and null are
@@ -21,7 +22,7 @@ from jaxtyping import Float, Int, Shaped
 from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
-from otoscope.linear.gram import live_columns
+from otoscope.linear.gram import clip_to_fitted, live_columns
 from otoscope.linear.logistic import fit_logistic, rotate
 from otoscope.resampling.exchange import exchange
 from otoscope.resampling.groups import group_sums, labelled_splits, null_summary, split_rows
@@ -230,9 +231,14 @@ def _null_shares(
 
 
 class _Data(NamedTuple):
-    """Training, validation and test rows, in this order, in the span of the first two."""
+    """Training, validation and test rows, in this order, in the span of the first two.
+
+    Test rows are clipped to the range of the first two, and `tried`, the validation rows that choose the penalty, to
+    that of the training rows.
+    """
 
     rows: Float[np.ndarray, "rows q"]
+    tried: Float[np.ndarray, "valid q"]
     variance: Float[np.ndarray, " rank"]
     n_live: int
 
@@ -250,7 +256,10 @@ class _Data(NamedTuple):
         used = features[np.concatenate([train, valid, test])][:, live].astype(np.float64)
         used -= used[: len(train)].mean(axis=0)
         used /= used[: len(train)].std(axis=0)
-        return cls(*rotate(used, fitted=len(train) + len(valid)), n_live=int(live.sum()))
+        fitted, first = used[: len(train) + len(valid)], used[: len(train)]
+        far, tried = clip_to_fitted(used[len(fitted) :], fitted), clip_to_fitted(fitted[len(train) :], first)
+        rows, variance = rotate(np.concatenate([fitted, far, tried]), fitted=len(fitted))
+        return cls(rows[: len(used)], rows[len(used) :], variance, n_live=int(live.sum()))
 
 
 def _choose(
@@ -269,7 +278,7 @@ def _choose(
         tolerance=settings.tolerance,
     )
     logits = np.full((len(penalties), len(known) - n_train, n_classes), -np.inf)
-    logits[:, :, present] = data.rows[n_train : len(known)] @ weights
+    logits[:, :, present] = data.tried @ weights
     truth = known[n_train:]
     table = np.stack([confusions(truth, g, np.zeros(len(truth)), n_classes)[0] for g in logits.argmax(axis=2)])
     figures = shares_right(table)
