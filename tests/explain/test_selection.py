@@ -203,6 +203,28 @@ def test_choose_class_latents_names_every_class_that_test_clips_confirm_and_the_
     assert both.next_r == pytest.approx(np.corrcoef(*within[0])[0, 1])
 
 
+def test_choose_class_latents_names_a_class_that_only_test_clips_contain_more_of() -> None:
+    rng = np.random.default_rng(0)
+    emotion = np.array(["angry", "calm", "fearful"])[rng.integers(3, size=CLIPS)]
+    codes = np.maximum(rng.normal(size=(CLIPS, LATENTS)) - 0.5, 0)
+    codes[:, 4] += np.where((emotion == "fearful") | (TEST & (emotion == "angry")), 2.0, 0.0)
+    found = choose_class_latents(codes, {"emotion": emotion}, train_mask=~TEST, test_mask=TEST, groups=GROUPS)
+    one = next(choice for choice in found if choice.latent == 4)
+    assert (one.factor, one.other_classes) == ("fearful", ("angry",))
+
+
+def test_choose_class_latents_names_no_other_class_of_a_latent_that_test_clips_refute() -> None:
+    rng = np.random.default_rng(0)
+    emotion = np.array(["angry", "calm", "fearful"])[rng.integers(3, size=CLIPS)]
+    codes = np.maximum(rng.normal(size=(CLIPS, LATENTS)) - 0.5, 0)
+    codes[:, 4] += np.where(np.where(TEST, emotion == "angry", emotion == "fearful"), 2.0, 0.0)
+    found = choose_class_latents(codes, {"emotion": emotion}, train_mask=~TEST, test_mask=TEST, groups=GROUPS)
+    one = next(choice for choice in found if choice.latent == 4)
+    assert (one.factor, one.outcome, one.other_classes) == ("fearful", LatentOutcome.OPPOSITE, ())
+    assert one.next_class == "angry"
+    assert one.next_r > one.null_high
+
+
 def test_choose_class_latents_shows_every_label_before_a_second_class_of_one() -> None:
     codes, technique = classes()
     vowel = np.array(["a", "e", "i"])[np.random.default_rng(5).integers(3, size=CLIPS)]

@@ -66,8 +66,8 @@ class LatentChoice:
     `overall_r` is the test correlation with the differences between groups. `also` lists lower-ranked factors with the
     same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
     both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0 in
-    others; `other_classes` are further classes of the label with a positive correlation on training clips and one above
-    `null_high` on test clips, and `next_class` the class with the largest test correlation, `next_r`, of all others.
+    others; `other_classes` are further classes of the label with a correlation above `null_high` on test clips, and
+    `next_class` the class with the largest test correlation, `next_r`, of all others.
 
     `class_labels` are the labels whose classes differ in the factor, `class_r` the test correlation within groups and
     these classes, `class_null_high` its 95 % point for permuted clips, `of_class` the class with most of the latent.
@@ -265,7 +265,7 @@ def choose_class_latents(
     names = [choice.label for choice, _ in found]
     chosen = _first_per_latent([found[i] for i in (*diverse(varied, names), *diverse(constant, names))], top)
     of = np.asarray(groups)
-    chosen = [_with_other_classes(one, codes, labels[one.label], train_mask, test_mask, of) for one in chosen]
+    chosen = [_with_other_classes(one, codes, labels[one.label], test_mask, of) for one in chosen]
     return sorted(chosen, key=lambda choice: list(labels).index(choice.label))
 
 
@@ -278,27 +278,24 @@ def _with_other_classes(
     choice: LatentChoice,
     codes: Float[np.ndarray, "clips latents"],
     classes: Shaped[np.ndarray, " clips"],
-    train: Bool[np.ndarray, " clips"],
     test: Bool[np.ndarray, " clips"],
     groups: Shaped[np.ndarray, " clips"],
 ) -> LatentChoice:
-    """Return the choice with the other classes of its label that training and test clips both confirm, and the next."""
+    """Return the choice with the other classes of its label that are above chance on test clips, and the next."""
     known = _labelled(classes)
     names = [name for name in np.unique(classes[known].astype(str)).tolist() if name != choice.factor]
     inside = np.stack([classes == name for name in names], axis=1).astype(np.float64) if names else np.empty((0, 0))
     latent = codes[:, [choice.latent]].astype(np.float64)
 
-    def r(rows: Bool[np.ndarray, " clips"]) -> Float[np.ndarray, " classes"]:
-        both = [array[rows] for array in (latent, inside)]
-        if choice.within:
-            both = [deviations(array, groups[rows]) for array in both]
-        return np.nan_to_num(correlations(*both)[0], nan=-1.0)
-
     if not names or not math.isfinite(choice.test_r):
         return choice
-    trained, tested = r(train & known), r(test & known)
+    rows = test & known
+    both = [deviations(array[rows], groups[rows]) if choice.within else array[rows] for array in (latent, inside)]
+    tested = np.nan_to_num(correlations(*both)[0], nan=-1.0)
     order = np.argsort(-tested, kind="stable").tolist()
-    named = [i for i in order if trained[i] > 0 and tested[i] > choice.null_high]
+    # what test clips do not confirm of the class itself is not said of others
+    beyond = choice.test_r > choice.null_high
+    named = [i for i in order if beyond and tested[i] > choice.null_high]
     left = [i for i in order if i not in named]
     others = tuple(names[i] for i in named)
     return replace(

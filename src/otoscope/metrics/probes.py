@@ -5,8 +5,8 @@ the loss is mean cross-entropy + penalty * p/2 |W|^2, in which every class has t
 so that one grid serves a layer of 384 units and a code of 6,144. The penalty is chosen by balanced accuracy on the
 validation groups (ties: lower cross-entropy). The map is refitted on training and validation rows at that penalty and
 scored on the test groups. Each feature of a predicted row is clipped to `gram.REACH` standard deviations beyond its
-range over the rows that fitted the prediction. The null permutes the labels of the test rows within their groups, or among groups if each
-has one label (`otoscope.resampling.exchange`).
+range over the rows that fitted the prediction. The null permutes the labels of the test rows within their groups, or
+among groups if each has one label (`otoscope.resampling.exchange`).
 
 In a cross-fit each fold of groups is predicted by a probe that other groups fitted and tuned; interval and null are
 those of the predictions of all folds together.
