@@ -14,7 +14,7 @@ from otoscope.hardware import one_thread
 from otoscope.sae.bank import PROGRESS, BankMember, MemberStep, save_progress
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 from otoscope.sae.data import CachedRows
-from otoscope.sae.plan import member_bytes
+from otoscope.sae.plan import member_bytes, resolve
 from otoscope.sae.statistics import compute_statistics
 from otoscope.sae.train import begin, train_steps
 from tests.support.planted import planted
@@ -222,6 +222,14 @@ def test_member_bytes_is_an_upper_bound(member: BankMember):
     kept = sum(value.numel() * value.element_size() for value in held)
     estimate = member_bytes(24, member.latents, bank.resolved[member.name])
     assert kept < estimate < bank.required_bytes[member.name]
+
+
+def test_member_bytes_counts_the_latents_of_a_budget_beyond_k():
+    sure, grown = (
+        resolve(TRAIN, VALID, QUICK.model_copy(update={"sufficient_share": share}), latents=96, k=k)
+        for share, k in ((None, 20), (0.98, 10))
+    )
+    assert member_bytes(24, 96, grown) == member_bytes(24, 96, sure)
 
 
 def test_bank_accepts_statistics():

@@ -21,7 +21,7 @@ COMPILE_OPTIONS: dict[str, Any] = {
 
 
 class Losses(NamedTuple):
-    """Losses of one step, before the update."""
+    """Losses of one step, before the update; `l0` counts the active latents per row in the largest budget."""
 
     reconstruction: float
     aux: float

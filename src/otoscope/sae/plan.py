@@ -21,6 +21,8 @@ WEIGHT_COPIES = 7
 GIB = 1 << 30
 BUDGET_AT = (1 / 4, 3 / 8, 1 / 2, 5 / 8)
 """Shares of the steps after which the sufficient budget is measured."""
+BEYOND_K = 2
+"""Larger budget over k where k does not suffice: its latents learn features that k alone would merge."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,8 @@ def member_bytes(width: int, latents: int, resolved: ResolvedConfig) -> int:
     intermediate values.
     """
     dense = 4 * VALIDATION_BATCH * latents
-    entries = 6 * max_active(resolved.sparsifier, latents) + latents  # also as matrices in half precision
+    active = (BEYOND_K if resolved.config.sufficient_share else 1) * max_active(resolved.sparsifier, latents)
+    entries = 6 * active + latents  # also as matrices in half precision
     batch = resolved.plan.shuffle.batch * (2 if resolved.config.temporal else 1)
     mixtures = latents * (resolved.archetypes + width) if resolved.archetypes else 0
     weights = WEIGHT_COPIES * (weights_bytes(width, latents) + FLOAT_BYTES * mixtures)

@@ -21,7 +21,7 @@ from otoscope.sae.kernel_step import pick_stepper
 from otoscope.sae.losses import level_budgets
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.optimiser import Losses, Stepper, StepperFactory
-from otoscope.sae.plan import Plan, ResolvedConfig, require_free_memory, resolve
+from otoscope.sae.plan import BEYOND_K, Plan, ResolvedConfig, require_free_memory, resolve
 from otoscope.sae.sparsifiers.base import Sparsifier
 from otoscope.sae.statistics import RowStatistics, compute_statistics, require_all_finite
 from otoscope.sae.validation import Validation, calibrate, validate
@@ -309,8 +309,6 @@ BUDGET_GROWTH = 3.0
 
 At first, a tight budget favours features over other bases; later it leaves room for rows with more active features.
 """
-BEYOND_K = 2
-"""Larger budget over k where k does not suffice: its latents learn features that k alone would merge."""
 
 
 def choose_budgets(run: TrainingRun) -> None:
