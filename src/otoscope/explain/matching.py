@@ -145,8 +145,10 @@ def match_indices(one: ActivationIndex, other: ActivationIndex) -> LatentMatches
     The dictionaries may be of other seeds, presets, layers or encoders. Raises `EvaluationError` with fewer than three
     shared clips.
 
-    >>> index = ActivationIndex.open("runs/one/explain/index/ID")  # doctest: +SKIP
-    >>> match_indices(index, ActivationIndex.open("runs/two/explain/index/ID")).table()  # doctest: +SKIP
+    Example::
+
+        index = ActivationIndex.open("runs/one/explain/index/ID")
+        match_indices(index, ActivationIndex.open("runs/two/explain/index/ID")).table()
     """
     position = {clip: i for i, clip in enumerate(other.clip_ids)}
     mine = [i for i, clip in enumerate(one.clip_ids) if clip in position]

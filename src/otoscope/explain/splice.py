@@ -100,10 +100,11 @@ def splice(
     Raises `UnknownLayer`, and `EncoderError` for an encoder whose states have no axis of frames (EnCodec), for a
     wrapped module, and for an SAE of another encoder, layer or width, or of pooled clips.
 
-    >>> import otoscope
-    >>> encoder = otoscope.load_encoder("starter")  # doctest: +SKIP
-    >>> sae = otoscope.SparseAutoencoder.from_pretrained("runs/demo/saes/ID")  # doctest: +SKIP
-    >>> states = splice(encoder, sae, 3).encode([wave], layers=[4])  # doctest: +SKIP
+    Example::
+
+        encoder = otoscope.load_encoder("starter")
+        sae = otoscope.SparseAutoencoder.from_pretrained("runs/demo/saes/ID")
+        states = splice(encoder, sae, 3).encode([wave], layers=[4])
     """
 
     def substitute(rows: Float[Tensor, "frames width"]) -> Float[Tensor, "frames width"]:

@@ -85,19 +85,17 @@ def test_an_aiff_whose_header_contradicts_its_sound_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("form", "subtype"),
+    ("form", "subtype", "endian"),
     [
-        (form, subtype)
+        (form, subtype, endian)
         for form in ("WAV", "RF64", "W64", "AIFF", "AU", "CAF", "NIST")
-        for subtype in soundfile.available_subtypes(form)
-        if subtype in ("PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+        for subtype in ("PCM_U8", "PCM_S8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+        for endian in ("FILE", "LITTLE", "BIG")
+        if soundfile.check_format(form, subtype, endian)  # RF64 and Wave64 are never big-endian
     ],
 )
-@pytest.mark.parametrize("endian", ["FILE", "LITTLE", "BIG"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_uncompressed_encodings_are_read_as_written(tmp_path, form, subtype, endian, channels):
-    if not soundfile.check_format(form, subtype, endian):
-        pytest.skip("libsndfile does not write it")
     path = tmp_path / f"x.{form.lower()}"
     wave = samples().reshape(-1, channels) / 32768
     soundfile.write(path, wave, 8000, format=form, subtype=subtype, endian=endian)

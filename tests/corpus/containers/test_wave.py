@@ -114,12 +114,13 @@ def test_float_samples_of_a_wave64_are_no_integers(odd_file):
     assert np.sqrt(np.mean(sound.wave**2)) == pytest.approx(0.0065, abs=1e-4)
 
 
-@pytest.mark.parametrize("form", ["WAV", "RF64", "WAVEX"])
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "IMA_ADPCM"])
+@pytest.mark.parametrize(
+    ("form", "subtype"),
+    [(form, subtype) for form in ("WAV", "RF64", "WAVEX") for subtype in ("PCM_16", "PCM_24", "FLOAT")]
+    + [("WAV", "IMA_ADPCM")],  # libsndfile writes it in no other form
+)
 @pytest.mark.parametrize("tail", [b"", b"LIST\4\0\0\0INFO"])
 def test_all_files_of_a_joined_wav_are_read(tmp_path, form, subtype, tail):
-    if not soundfile.check_format(form, subtype):
-        pytest.skip("libsndfile does not write it")
     for name, samples in (("a", noise(9001)), ("b", noise(7000, seed=1))):
         soundfile.write(tmp_path / name, samples / 32768, 16_000, format=form, subtype=subtype)
     single = [decode(tmp_path / name).wave for name in "ab"]
