@@ -45,12 +45,27 @@ def test_the_reported_correlation_is_pearsons_over_the_test_clips_alone() -> Non
     numbers = np.arange(CLIPS)[TEST] % 10
     within = [x[TEST] - [x[TEST][numbers == n].mean() for n in numbers] for x in (codes[:, 7], factors[:, 0])]
     assert choice.test_r == pytest.approx(np.corrcoef(*within)[0, 1])
+    by_group = [np.corrcoef(codes[TEST, 7][numbers == n], factors[TEST, 0][numbers == n])[0, 1] for n in (7, 8, 9)]
+    assert choice.group_r == pytest.approx(by_group)
+    assert choice.agreeing_groups == 3
     spoiled = factors.copy()
     spoiled[TEST] = np.random.default_rng(1).normal(size=spoiled[TEST].shape)
     (same,) = choose(codes, spoiled, [0.9, np.nan, np.nan])
     assert same.latent == choice.latent
     assert same.train_r == choice.train_r
     assert abs(same.test_r) < 0.3
+
+
+def test_a_group_in_which_a_latent_is_silent_disagrees_and_one_in_which_the_factor_is_constant_says_nothing() -> None:
+    codes, factors = planted()
+    group = np.arange(CLIPS) % 10
+    codes[group == 7, 7] = 0.0
+    factors[group == 8, 0] = 0.3
+    (choice,) = choose(codes, factors, [0.9, np.nan, np.nan])
+    silent, constant, other = choice.group_r
+    assert (silent, np.isnan(constant), other > 0.7) == (0.0, True, True)
+    assert (choice.agreeing_groups, choice.compared_groups) == (1, 2)
+    assert choice.outcome is LatentOutcome.TOO_FEW_GROUPS
 
 
 def test_a_factor_that_nothing_follows_stays_within_its_null() -> None:
@@ -254,6 +269,23 @@ def test_choose_class_latents_leaves_out_rare_classes_and_missing_labels() -> No
     assert len(choose_class_latents(codes, {"technique": technique}, **masks, groups=GROUPS, top=1)) == 1
 
 
+def test_choose_latents_rarely_confirms_a_latent_that_follows_the_factor_in_one_test_group_only() -> None:
+    def outcome(seed: int, *, by_group: list[float]) -> LatentOutcome:
+        rng = np.random.default_rng(seed)
+        group = np.repeat(np.arange(4 + len(by_group)), 30)
+        factor, codes = rng.normal(size=len(group)), np.maximum(rng.normal(size=(len(group), 20)) - 0.5, 0)
+        r = np.array([0.7] * 4 + by_group)[group]
+        codes[:, 3] = np.maximum(r * factor + np.sqrt(1 - r**2) * rng.normal(size=len(group)) - 0.5, 0)
+        masks = {"train_mask": group < 4, "test_mask": group >= 4, "groups": group.astype(str).tolist()}
+        (choice,) = choose_latents(codes, factor[:, None], ["f"], scores=[0.9], seed=seed, **masks)
+        return choice.outcome
+
+    one, every = ([outcome(i, by_group=r) for i in range(40)] for r in ([0.95, 0.0, 0.0], [0.6, 0.6, 0.6]))
+    assert one.count(LatentOutcome.TOO_FEW_GROUPS) >= 12
+    assert one.count(LatentOutcome.CONFIRMED) <= 8
+    assert every.count(LatentOutcome.CONFIRMED) >= 36
+
+
 @pytest.mark.parametrize(
     ("numbers", "outcome"),
     [
@@ -273,6 +305,15 @@ def test_choose_class_latents_leaves_out_rare_classes_and_missing_labels() -> No
         ({"test_r": 0.5, "null_high": 1.0}, LatentOutcome.NOT_TESTABLE),
         ({"test_r": np.nan, "test_clips": 3, "test_groups": 1}, LatentOutcome.TOO_FEW_CLIPS),
         ({"test_r": 0.5, "null_high": 0.2, "test_groups": 2}, LatentOutcome.TOO_FEW_GROUPS),
+        # of three groups, one makes up the correlation
+        ({"test_r": 0.5, "null_high": 0.2, "group_r": (0.9, 0.05, 0.3)}, LatentOutcome.TOO_FEW_GROUPS),
+        ({"test_r": 0.5, "null_high": 0.2, "group_r": (0.9, np.nan, 0.3)}, LatentOutcome.TOO_FEW_GROUPS),
+        # of many groups, three agree by chance
+        ({"test_r": 0.3, "null_high": 0.2, "group_r": (0.9, 0.2, 0.3, *[0.0] * 9)}, LatentOutcome.TOO_FEW_GROUPS),
+        ({"test_r": 0.3, "null_high": 0.2, "group_r": (0.9, 0.2, 0.3, 0.0, 0.0, 0.0)}, LatentOutcome.TOO_FEW_GROUPS),
+        ({"test_r": 0.3, "null_high": 0.2, "group_r": (0.9, 0.2, 0.3, 0.0, 0.0, np.nan)}, LatentOutcome.CONFIRMED),
+        ({"test_r": 0.5, "null_high": 0.2, "group_r": (0.9, 0.11, 0.3)}, LatentOutcome.CONFIRMED),
+        ({"test_r": 0.08, "null_high": 0.05, "group_r": (0.08, 0.08, 0.09)}, LatentOutcome.CONFIRMED),
     ],
 )
 def test_outcome_of_a_latent_needs_size_sign_clips_and_groups(

@@ -19,6 +19,9 @@ from otoscope.resampling.nulls import compare_with_maximum
 PREDICTED_R2 = 0.1
 """Held-out R² from which a factor counts as predicted, if it also exceeds its null."""
 
+MIN_GROUP_R = 0.1
+"""Size from which on the correlation within a single test group agrees with that within all."""
+
 MIN_ROWS = 8
 """Minimum number of clips with a known factor value, and of clips in which a latent fires, for a correlation."""
 
@@ -28,7 +31,7 @@ class LatentOutcome(StrEnum):
 
     CONFIRMED = "confirmed"
     TOO_FEW_GROUPS = "too few groups"
-    """Beyond chance, in fewer than `MIN_GROUPS` groups."""
+    """Beyond chance, but fewer than `MIN_GROUPS` groups agree, or not most of those compared."""
     TOO_FEW_CLIPS = "too few clips"
     """Fewer than `MIN_ROWS` test clips."""
     NOT_TESTABLE = "not testable"
@@ -63,10 +66,11 @@ class LatentChoice:
     largest |test_r| with a `p_value` above 0.05 when the test clips are permuted within groups, or their groups, and
     all chosen latents are one family (1 if there are too few);
     `test_r_high` is the end of the 95 % interval of `test_r` over groups that is farther from 0, in size;
-    `overall_r` is the test correlation with the differences between groups. `also` lists lower-ranked factors with the
-    same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent again;
-    both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0 in
-    others; `other_classes` are further classes of the label with a correlation above `null_high` on test clips, and
+    `overall_r` is the test correlation with the differences between groups, `group_r` that within each test group (NaN
+    where the factor is constant, 0 where the latent alone is, empty if not `within`). `also` lists lower-ranked factors
+    with the same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent
+    again; both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0
+    in others; `other_classes` are further classes of the label with a correlation above `null_high` on test clips, and
     `next_class` the class with the largest test correlation, `next_r`, of all others.
 
     `class_labels` are the labels whose classes differ in the factor, `class_r` the test correlation within groups and
@@ -87,6 +91,7 @@ class LatentChoice:
     test_groups: int
     firing: float
     test_r_high: float = math.nan
+    group_r: tuple[float, ...] = ()
     also: tuple[str, ...] = ()
     seeds_found: int | None = None
     seeds_asked: int | None = None
@@ -100,13 +105,29 @@ class LatentChoice:
     next_r: float = math.nan
 
     @property
+    def compared_groups(self) -> int:
+        """Number of test groups in which the factor varies; all groups if `group_r` is empty."""
+        return sum(not math.isnan(r) for r in self.group_r) if self.group_r else self.test_groups
+
+    @property
+    def agreeing_groups(self) -> int:
+        """Number of test groups in each of which the correlation has the sign of `train_r` and is at least 0.1 in size.
+
+        Where `test_r` is smaller, its size is enough; all groups if `group_r` is empty.
+        """
+        sign, least = math.copysign(1.0, self.train_r), min(MIN_GROUP_R, abs(self.test_r))
+        return sum(sign * r >= least for r in self.group_r) if self.group_r else self.test_groups
+
+    @property
     def outcome(self) -> LatentOutcome:
         """Decision of the test groups.
 
         The test correlation must exceed its null in size and have the sign of the training correlation. It is
         computed within groups: a latent that follows a factor between groups only, such as one of the singer's sex, is
         not a latent of the factor. This is decided only where the interval of the correlation within groups ends below
-        that of an R² of `PREDICTED_R2`: a weak relation within groups is not beyond chance either.
+        that of an R² of `PREDICTED_R2`: a weak relation within groups is not beyond chance either. A latent is
+        confirmed if `MIN_GROUPS` test groups or more agree, and most of those compared: a few clips of one group can
+        make up a correlation, and of many groups three agree by chance.
         """
         if self.test_clips < MIN_ROWS:
             return LatentOutcome.TOO_FEW_CLIPS
@@ -117,7 +138,8 @@ class LatentChoice:
             return LatentOutcome.BETWEEN_GROUPS if between else LatentOutcome.CHANCE
         if (self.test_r >= 0) != (self.train_r >= 0):
             return LatentOutcome.OPPOSITE
-        return LatentOutcome.CONFIRMED if self.test_groups >= MIN_GROUPS else LatentOutcome.TOO_FEW_GROUPS
+        agree = self.agreeing_groups >= max(MIN_GROUPS, self.compared_groups // 2 + 1)
+        return LatentOutcome.CONFIRMED if agree else LatentOutcome.TOO_FEW_GROUPS
 
 
 def choose_latents(
@@ -419,8 +441,24 @@ def _choose_one(
     testable = replace(exchanged, testable=exchanged.testable and exchanged.within == within)
     shuffled = [factor[order, 0] for order in testable.orders(seed=seed)]
     null = np.abs(correlations(latent, np.stack(shuffled, axis=1))[0]) if shuffled else untested
-    tested = {"test_r": test_r, "test_r_high": _farther_end(latent, factor, groups[test]), "overall_r": overall_r}
+    tested: dict[str, Any] = {"test_r": test_r, "overall_r": overall_r}
+    tested["test_r_high"] = _farther_end(latent, factor, groups[test])
+    if within:
+        tested["group_r"] = _by_group(one[test], targets[test], groups[test])
     return _Chosen({**numbers, **tested}, null)
+
+
+def _by_group(
+    latent: Float[np.ndarray, "rows 1"], factor: Float[np.ndarray, "rows 1"], groups: Shaped[np.ndarray, " rows"]
+) -> tuple[float, ...]:
+    """Return the correlation within each group: NaN where the factor is constant, 0 where the latent alone is.
+
+    A latent that is silent in a group does not follow a factor that varies there.
+    """
+    parts = [(latent[here], factor[here]) for here in (groups == group for group in np.unique(groups))]
+    found = [float(correlations(codes, values)[0, 0]) for codes, values in parts]
+    varies = [values.min() < values.max() for _, values in parts]
+    return tuple(0.0 if changes and math.isnan(r) else r for r, changes in zip(found, varies, strict=True))
 
 
 def _farther_end(

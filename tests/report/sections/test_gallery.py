@@ -27,6 +27,21 @@ from tests.support.page_reader import Reading, read_page
             "Clips of these classes contain more of it than others",
         ),
         ("too few groups", {}, "In the clips of 2 test groups, too few for a claim, clips with a higher value contain"),
+        (
+            "too few groups",
+            {"agreeing_groups": 1},
+            "In the clips of 1 of 2 test groups, too few for a claim, clips with a higher value contain more",
+        ),
+        (
+            "confirmed",
+            {"compared_groups": 4, "agreeing_groups": 3},
+            "In the clips of 3 of 4 test groups, clips with a higher value contain more of it",
+        ),
+        (
+            "too few groups",
+            {"compared_groups": 12, "agreeing_groups": 3},
+            "In the clips of 3 of 12 test groups, too few for a claim, clips with a higher value contain more",
+        ),
         ("too few clips", {}, "Not tested, on fewer than 8 test clips; of training and validation clips, clips with a"),
         ("not testable", {}, "Too few test clips or groups to test"),
         ("between groups only", {}, "Between groups only"),
@@ -35,8 +50,8 @@ from tests.support.page_reader import Reading, read_page
     ],
 )
 def test_outcome_text_states_the_decision_in_words(outcome: str, row: dict[str, object], said: str) -> None:
-    plain = {"label": "", "other_classes": [], "train_r": 0.6, "test_groups": 2, "outcome": outcome}
-    assert outcome_text({**plain, **row}).startswith(said)
+    plain = {"label": "", "other_classes": [], "train_r": 0.6, "compared_groups": 2, "agreeing_groups": 2}
+    assert outcome_text({**plain, "outcome": outcome, **row}).startswith(said)
 
 
 def test_outcome_text_has_words_for_every_decision() -> None:
@@ -68,15 +83,19 @@ def test_a_dictionary_that_no_chart_shows_is_said_to_be_one(tmp_path: Path) -> N
     assert "layer3-other-204 (layer 3, 90 % sparsity, not shown in the charts)" in said
 
 
-def test_the_r2_beside_a_latent_is_that_of_the_tables_on_test_groups(made: Made) -> None:
-    rows = read_table(made.folder / "results.parquet")
-    shown = read_table(made.folder / "explain" / "top_clips.parquet")["factor"].unique()
-    said = made.reading.section("gallery")
-    r2 = rows.filter(metric="factor_r2", split="test", sae_id="layer3-topk-204").filter(pl.col("target").is_in(shown))
-    assert r2.height == shown.len() == 5
-    for value, low, high in r2.select("value", "low", "high").iter_rows():
-        words = f"R² from all codes on test groups {value:.2f} (95\u00a0% interval {low:.2f} to {high:.2f})"
-        assert words.replace("-", "−") in said
+@pytest.mark.parametrize(("group_r", "said"), [([0.05, 0.92], "0.05 and 0.92"), ([0.4, None], "0.40 and undefined")])
+def test_gallery_lists_the_correlations_of_few_test_groups(
+    tmp_path: Path, group_r: list[float | None], said: str
+) -> None:
+    made = small(tmp_path)
+    page = remade(made, group_r=pl.lit(group_r), test_groups=pl.lit(2, pl.Int64)).section("gallery")
+    assert f"by group {said}, chance |r|" in page
+    assert "by group" not in remade(made, group_r=pl.lit([0.5] * 6), test_groups=pl.lit(6, pl.Int64)).section("gallery")
+
+
+def test_gallery_sets_no_score_of_all_codes_beside_the_correlation_of_a_latent(made: Made) -> None:
+    """The score is of other clips, groups and values."""
+    assert "from all codes" not in made.reading.section("gallery")
 
 
 def test_gallery_warns_where_differences_between_groups_turn_the_sign(tmp_path: Path) -> None:
@@ -142,7 +161,8 @@ def test_gallery_titles_a_latent_with_all_its_classes_and_states_the_next(tmp_pa
     said = remade(made, **classes, **numbers, next_r=pl.lit(0.3)).section("gallery")
     assert "emotion: fearful and angry" in said.replace("\u200b", "")
     assert "Clips of these classes contain more of it than others" in said
-    assert "0.34, chance |r| up to 0.32, next class sad 0.30" in said
+    assert "correlation with fearful within groups 0.34, " in said
+    assert "chance |r| up to 0.32, next class sad 0.30" in said
     assert "next class" not in remade(made, **classes, **numbers, next_r=pl.lit(-0.1)).section("gallery")
 
 

@@ -12,18 +12,19 @@ from jaxtyping import Float, Shaped
 
 from otoscope import formatting
 from otoscope.artifacts import read_table
-from otoscope.explain.selection import MIN_ROWS, LatentOutcome, WithinClasses
+from otoscope.explain.selection import MIN_GROUP_R, MIN_ROWS, LatentOutcome, WithinClasses
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, percent, sparsity
+from otoscope.formatting import NBSP, comma_list, count, decimal, percent, sparsity
 from otoscope.metrics.robust_factors import without_sentinels
 from otoscope.report.estimates import capitalised
 from otoscope.report.evidence import containing_classes
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.latent_cards import CardText, card_texts, measurement_note
+from otoscope.report.sections.opening import FEW_GROUPS
 from otoscope.report.tables import seed_sentence
 
 OUTCOMES = {
-    LatentOutcome.CONFIRMED: "{subject} contain more of it{than}",
+    LatentOutcome.CONFIRMED: "{inside}{subject} contain more of it{than}",
     LatentOutcome.TOO_FEW_GROUPS: "In the clips of {groups}, too few for a claim, {subject} contain more of it{than}",
     LatentOutcome.TOO_FEW_CLIPS: (
         f"Not tested, on fewer than {MIN_ROWS} test clips; "
@@ -46,28 +47,11 @@ def outcome_text(row: Mapping[str, Any]) -> str:
     if row["label"]:
         subject = "clips of these classes" if row["other_classes"] else "clips of this class"
         than = " than others"
-    text = OUTCOMES[LatentOutcome(row["outcome"])].format(
-        subject=subject, than=than, groups=count(row["test_groups"], "test group")
-    )
+    groups, agree = count(row["compared_groups"], "test group"), row["agreeing_groups"]
+    inside = f"in the clips of {agree} of {groups}, " if agree < row["compared_groups"] else ""
+    groups = f"{agree} of {groups}" if inside else groups
+    text = OUTCOMES[LatentOutcome(row["outcome"])].format(subject=subject, than=than, groups=groups, inside=inside)
     return capitalised(text)
-
-
-def test_r2_notes(run: RunData, row: Mapping[str, Any]) -> list[str]:
-    """Return the test R² of the factor from all codes of the gallery's dictionary; empty if unknown."""
-    card = run.top_clips.card if run.top_clips else {}
-    # with other seeds, the strict protocol ranked the factors
-    protocol = "strict" if row.get("seeds_asked") else run.results.protocol
-    sae_id = str(card.get("sae_id", ""))
-    rows = run.results.where(split="test", protocol=protocol, sae_id=sae_id, target=row["factor"])
-    score, within = (rows.where(metric=name).measured.first() for name in ("factor_r2", "factor_r2_within"))
-    if score is None:
-        return []
-    inside = [] if within is None else [f"within {_noun(run)}s {decimal(within['value'], 2)}{_r2_interval(within)}"]
-    return [", ".join([f"R² from all codes on test groups {decimal(score['value'], 2)}{_r2_interval(score)}", *inside])]
-
-
-def _r2_interval(row: Mapping[str, Any]) -> str:
-    return f" ({interval_text(row, lambda end: decimal(end, 2)) or 'no interval'})"
 
 
 def introduction(run: RunData) -> str:
@@ -193,8 +177,6 @@ def short(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-NOTABLE_R = 0.1
-"""Size of a correlation from which a page says that its sign is another one between groups."""
 MAX_ALSO = 5
 """Maximum number of further factors of a latent that are named; the rest is counted."""
 MAX_BYTES = 8_000_000
@@ -326,7 +308,6 @@ def _latent(
     facts = [
         *_tested(first, _noun(run)),
         f"training correlation {decimal(first['train_r'], 2)}",
-        *test_r2_notes(run, first),
         f"active in {percent(first['firing'], 0)} of clips",
     ]
     if first.get("seeds_asked"):
@@ -444,8 +425,17 @@ def _correlation(row: dict[str, Any], noun: str) -> list[str]:
     near = tested and decimal(abs(row["test_r"]), 2) == decimal(row["null_high"], 2)
     digits = 3 if near else 2
     chance = [f"chance |r| up to {decimal(row['null_high'], digits)}"] if tested else []
-    found = f"correlation {where} {decimal(row['test_r'], digits)}"
-    return [found, *chance, *_next_class(row, digits), *_opposite(row, noun)]
+    of = f" with {row['factor']}" if row["other_classes"] else ""
+    found = f"correlation{of} {where} {decimal(row['test_r'], digits)}"
+    return [found, *_by_group(row, noun), *chance, *_next_class(row, digits), *_opposite(row, noun)]
+
+
+def _by_group(row: dict[str, Any], noun: str) -> list[str]:
+    """Return the correlation within each test group where groups are few; empty if there are more, or one."""
+    if not 1 < len(row["group_r"]) <= FEW_GROUPS:
+        return []
+    each = [decimal(r, 2) if formatting.known(r) else "undefined" for r in row["group_r"]]
+    return [f"by {noun} {comma_list(each)}"]
 
 
 def _next_class(row: dict[str, Any], digits: int) -> list[str]:
@@ -457,7 +447,7 @@ def _next_class(row: dict[str, Any], digits: int) -> list[str]:
 
 def _opposite(row: dict[str, Any], noun: str) -> list[str]:
     """Return a warning if differences between groups turn the sign of the correlation."""
-    if not row["within"] or row["overall_r"] * row["test_r"] >= 0 or abs(row["overall_r"]) < NOTABLE_R:
+    if not row["within"] or row["overall_r"] * row["test_r"] >= 0 or abs(row["overall_r"]) < MIN_GROUP_R:
         return []
     return [f"of the opposite sign over all clips, because {noun}s differ ({decimal(row['overall_r'], 2)})"]
 
