@@ -73,7 +73,7 @@ def test_training_cautions_count_dense_codes_and_list_each_warning_once() -> Non
     )
     assert few == "warning: 2 dictionaries, such as k20: few rows"
     assert dead == "warning: k102: 40 % dead"
-    assert training_cautions(cards, announced={"few rows"}) == [dense, dead]
+    assert training_cautions(cards, reported={"few rows"}) == [dense, dead]
     assert training_cautions([card(95)]) == []
     assert training_cautions([card(1, f"a{i}") for i in range(8)])[-1] == "and 2 more warnings, see the cards"
 

@@ -92,12 +92,13 @@ def gather_frames(
     split = np.asarray(splits)[clip]
     of_clips = {name: [classes[i] for i in clips] for name, classes in labels.items()}
     frames = frame_table(described, groups=[groups[i] for i in clips], labels=of_clips)
+    known_true = {name: np.asarray(values, dtype=np.float64)[list(clips)] for name, values in (true or {}).items()}
     means = {
         name: np.array([values[known].mean() if (known := np.isfinite(values)).any() else math.nan for values in parts])
         for name, all_values in frames.descriptors.items()
+        if DESCRIPTORS[name].true in known_true
         for parts in [np.split(all_values, np.cumsum(counts)[:-1])]
     }
-    known_true = {name: np.asarray(values, dtype=np.float64)[list(clips)] for name, values in (true or {}).items()}
     agreement = true_agreement(means, known_true, np.asarray(groups)[list(clips)])
     frames = replace(frames, clips=clip, unreliable=unreliable_descriptors(agreement))
     return DescribedClips(frames, first, split == "test", split != "train", agreement)

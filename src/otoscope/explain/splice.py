@@ -15,10 +15,10 @@ from otoscope.encoders.base import BatchedEncoder, Encoded, Encoder, Wave, check
 from otoscope.encoders.catalog import TrainedOn
 from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, EvaluationError
-from otoscope.metrics.predictions import paired_error
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import Z, jackknife_sums
 from otoscope.resampling.nulls import random_dictionary
+from otoscope.resampling.paired import paired_error
 from otoscope.sae.model import SparseAutoencoder
 
 Substitute = Callable[[Float[Tensor, "frames width"]], Float[Tensor, "frames width"]]

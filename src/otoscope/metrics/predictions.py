@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from otoscope.errors import EvaluationError
 from otoscope.formatting import known
@@ -25,6 +25,7 @@ from otoscope.resampling.intervals import (
     t_quantile,
     widen,
 )
+from otoscope.resampling.paired import paired_error
 
 PREDICTIONS: dict[str, pl.DataType] = {
     **{name: pl.String() for name in ("protocol", "representation")},
@@ -158,17 +159,6 @@ def accuracy_difference(first: pl.DataFrame, second: pl.DataFrame) -> Interval:
     half = max(t_quantile(len(sums)) * float(jackknife_error(without)), of_clips)
     half *= fold_overlap(first["fold"].n_unique() if "fold" in first.columns else 1)
     return Interval(float(value), max(float(value) - half, -1.0), min(float(value) + half, 1.0))
-
-
-def paired_error(change: Float[np.ndarray, " clips"]) -> float:
-    r"""Return the least standard error of a mean change of right and wrong answers: that of independent clips.
-
-    It is $\sqrt{1 + \sum_i d_i^2} / n$ of the changes $d_i$ of $n$ clips, each -1, 0 or 1 for two accuracies.
-
-    >>> paired_error(np.array([1.0, 0.0, 0.0, -1.0, 0.0, 1.0]))
-    0.3333333333333333
-    """
-    return math.sqrt(np.square(change).sum() + 1) / len(change)
 
 
 def class_names(rows: pl.DataFrame) -> list[str]:

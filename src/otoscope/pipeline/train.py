@@ -26,16 +26,17 @@ def train(run: Context) -> None:
     index = folder.saes / "index.json"
     trained = [member.sae_id for member in grid]
     files = [folder.saes / sae_id / name for sae_id in trained for name in (CARD, WEIGHTS)]
+    reported = set[str]()
 
     def work() -> None:
-        training.ensure()
+        reported.update(training.ensure())
         write_json(index, {"saes": trained})
 
     inputs = training.fingerprint
     run_stage(folder, "train", inputs=inputs, outputs=[index, *files], work=work, progress=run.progress)
     # after the stage, so that a run that is up to date repeats what the cards say
     cards = [read_json_as(folder.saes / sae_id / CARD, dict[str, Any]) for sae_id in trained]
-    for line in (training_summary(cards), *training_cautions(cards, announced=training.announced)):
+    for line in (training_summary(cards), *training_cautions(cards, reported=reported)):
         run.progress.message(f"  {line}")
 
 
@@ -58,8 +59,8 @@ MOST_LISTED = 6
 """Different warnings that are printed; the others are counted."""
 
 
-def training_cautions(cards: Sequence[Mapping[str, Any]], *, announced: Collection[str] = ()) -> list[str]:
-    """Return a caution about dictionaries with dense codes, and each warning on the cards that was not `announced`."""
+def training_cautions(cards: Sequence[Mapping[str, Any]], *, reported: Collection[str] = ()) -> list[str]:
+    """Return a caution about dictionaries with dense codes, and each warning on the cards that was not `reported`."""
     dense = sorted(k for card in cards if (k := card["k"]) >= DENSE_SHARE * card["model"]["width"])
     lines: list[str] = []
     if dense:
@@ -71,7 +72,7 @@ def training_cautions(cards: Sequence[Mapping[str, Any]], *, announced: Collecti
     named: dict[str, list[str]] = {}
     for card in cards:
         for warning in card["training"]["warnings"][: -1 if learned_nothing(card) else None]:
-            if warning not in announced:
+            if warning not in reported:
                 named.setdefault(warning, []).append(str(card["sae_id"]))
     warnings = [
         f"warning: {names[0] if len(names) == 1 else f'{len(names)} dictionaries, such as {names[0]}'}: {warning}"

@@ -15,6 +15,7 @@ from otoscope.protocols.claims import (
     CompactnessClaim,
     OrderingClaim,
     OtherTargets,
+    TargetLoss,
     TaskClaim,
 )
 from otoscope.protocols.comparison import (
@@ -177,7 +178,7 @@ def _other_targets(strict: StrictResults, tasks: ResultsTable, codes: Row) -> Ot
     A target that the layer does not predict better than its null does not count: nothing can be lost on it.
     """
     on_layer = tasks.where(layer=codes["layer"])
-    counted, losses = 0, dict[str, Estimate]()
+    counted, losses = 0, list[TargetLoss]()
     for target, metric in on_layer.rows.select("target", "metric").unique(maintain_order=True).rows():
         question = on_layer.where(target=target, metric=metric)
         dense = question.where(representation=DENSE).first()
@@ -189,12 +190,10 @@ def _other_targets(strict: StrictResults, tasks: ResultsTable, codes: Row) -> Ot
         counted += 1
         change = strict.difference(metric, target, codes["sae_id"])
         if change.value < -MARGIN:
-            kind = ""
-            if metric == "task_r2":
-                by_groups = (dense["null_mean"] or 0.0) > TOLD_BY_GROUPS
-                kind = " (R², which mostly tells groups apart)" if by_groups else " (R²)"
-            losses[target + kind] = change
-    return OtherTargets(counted, losses)
+            regression = metric == "task_r2"
+            by_groups = regression and (dense["null_mean"] or 0.0) > TOLD_BY_GROUPS
+            losses.append(TargetLoss(target, change, regression, by_groups))
+    return OtherTargets(counted, tuple(losses))
 
 
 def _strict_compactness(strict: StrictResults) -> CompactnessClaim | None:

@@ -67,17 +67,26 @@ class Judgement(NamedTuple):
     reason: Reason
 
 
+class TargetLoss(NamedTuple):
+    """Loss on a target; `told_by_groups` for a factor whose R² mostly tells groups apart."""
+
+    target: str
+    change: Estimate
+    regression: bool = False
+    told_by_groups: bool = False
+
+
 @dataclass(frozen=True)
 class OtherTargets:
-    """Other targets of the first claim: their number, and the losses beyond the margin by target."""
+    """Other targets of the first claim: their number, and the losses beyond the margin."""
 
     count: int
-    losses: Mapping[str, Estimate]
+    losses: Sequence[TargetLoss] = ()
 
     @property
     def established(self) -> int:
         """Number of losses whose whole interval is beyond the margin, by the rule of the claim."""
-        return sum(change.high < -MARGIN and not change.too_few_groups for change in self.losses.values())
+        return sum(change.high < -MARGIN and not change.too_few_groups for _, change, *_ in self.losses)
 
 
 @dataclass(frozen=True)

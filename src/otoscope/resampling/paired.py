@@ -97,3 +97,15 @@ def paired_difference(
     without = np.mean([left for _, left in each], axis=0) - base_without
     sources = [Variance(jackknife_variance(without), len(other) - 1), *spread_over_seeds(differences)]
     return student_interval(value, sources, confidence=confidence)
+
+
+def paired_error(change: Float[np.ndarray, " clips"]) -> float:
+    r"""Return the least standard error of a mean change of right and wrong answers: that of independent clips.
+
+    It is $\sqrt{1 + \sum_i d_i^2} / n$ of the changes $d_i$ of $n$ clips, each -1, 0 or 1 for two accuracies (McNemar,
+    *Psychometrika* 12, 1947).
+
+    >>> paired_error(np.array([1.0, 0.0, 0.0, -1.0, 0.0, 1.0]))
+    0.3333333333333333
+    """
+    return math.sqrt(np.square(change).sum() + 1) / len(change)

@@ -115,10 +115,7 @@ SAVE_EVERY_S = 60.0
 
 
 class GridTraining:
-    """Training of SAEs on one store: input fingerprints, and training of the missing ones.
-
-    `announced` has the warnings about the rows that were reported before training.
-    """
+    """Training of SAEs on one store: input fingerprints, and training of the missing ones."""
 
     def __init__(self, run: Context, store: ActivationStore, grid: Sequence[GridMember]) -> None:
         self.run, self.folder, self.progress, self.store = run, run.folder, run.progress, store
@@ -127,21 +124,24 @@ class GridTraining:
         of_rows = {None: clips["split"].to_numpy(), **dict(enumerate(folds))}
         self.splits = {fold: dict(zip(clips["clip_id"], split, strict=True)) for fold, split in of_rows.items()}
         self.inputs = {member: self._inputs(member) for member in grid}
-        self.announced = set[str]()
 
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the inputs of all SAEs."""
         return fingerprint(list(self.inputs.values()))
 
-    def ensure(self) -> None:
-        """Train the SAEs that are missing or outdated; resume interrupted trainings."""
+    def ensure(self) -> set[str]:
+        """Train the SAEs that are missing or outdated; resume interrupted trainings.
+
+        Return the warnings about the rows that were reported before training.
+        """
+        reported = set[str]()
         missing = [m for m, inputs in self.inputs.items() if not is_trained(self.folder.saes / m.sae_id, inputs)]
         if not missing:
-            return
+            return reported
         if not self.run.executor.in_process:
             self._train_remotely(missing)
-            return
+            return reported
         banks = _group_by_rows(missing)
         for rows, members in banks:  # check all banks before the first is trained
             fit_in_memory(*self.rows(*rows), self._bank_members(members))
@@ -150,10 +150,11 @@ class GridTraining:
             for rows, members in banks:
                 bank = Bank(*self.rows(*rows), self._bank_members(members), device=self.run.config.device)
                 for warning in bank.warnings():
-                    self.announced.add(warning)
+                    reported.add(warning)
                     fold = "" if rows.fold is None else f", fold {rows.fold}"
                     self.progress.message(f"  warning: layer {rows.layer}, {rows.pooling}{fold}: {warning}")
                 train_bank(bank, self.progress, log)
+        return reported
 
     def _train_remotely(self, missing: Sequence[GridMember]) -> None:
         """Train one bank per layer, pooling and fold on the workers of the executor."""

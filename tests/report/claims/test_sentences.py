@@ -11,6 +11,7 @@ from otoscope.protocols.claims import (
     OrderingClaim,
     OtherTargets,
     Reason,
+    TargetLoss,
     TaskClaim,
 )
 from otoscope.protocols.comparison import Baseline, Comparison, Estimate, Verdict
@@ -90,14 +91,22 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     claim = replace(
         TASK,
         seeds=(0.789, 0.79),
-        others=OtherTargets(3, {"vowel": estimate(-0.1, -0.114, -0.086), "f0 (R²)": estimate(-0.1)}),
+        others=OtherTargets(
+            3,
+            (
+                TargetLoss("vowel", estimate(-0.1, -0.114, -0.086)),
+                TargetLoss("f0", estimate(-0.1), regression=True),
+                TargetLoss("jitter", estimate(-0.2), regression=True, told_by_groups=True),
+            ),
+        ),
         best_baseline=Baseline(("pca",), estimate(0.85, 0.84, 0.86), 0.99),
         to_baseline=estimate(-0.05, -0.06, -0.04),
     )
     notes = " ".join(describe_task(claim).notes)
     assert "The value of the codes is the mean of 2 seeds, ranging from 78.9\xa0% to 79.0\xa0%." in notes
-    assert "are more than 2 points lower on 2 of 3 other targets, over the whole interval on 1: vowel" in notes
+    assert "are more than 2 points lower on 3 of 3 other targets, over the whole interval on 1: vowel" in notes
     assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
+    assert "jitter (R², which mostly tells groups apart) 20.0 points less." in notes
     assert (
         "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
         "(84.0\xa0% to 86.0\xa0%); the codes reach 5.0 points less on the same clips (−6.0 to −4.0)."
@@ -109,7 +118,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
         describe_task(tied).notes
     )
     best = Baseline(("logmel",), estimate(0.7, 0.6, 0.8))
-    lower = replace(claim, best_baseline=best, to_baseline=estimate(0.09, 0.05, 0.13), others=OtherTargets(1, {}))
+    lower = replace(claim, best_baseline=best, to_baseline=estimate(0.09, 0.05, 0.13), others=OtherTargets(1))
     notes = " ".join(describe_task(lower).notes)
     assert "The best baseline is log-mel statistics, 70.0\xa0% (60.0\xa0% to 80.0\xa0%)" in notes
     assert "The same codes are more than 2 points lower on none of 1 other target" in notes
@@ -127,7 +136,7 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     ],
 )
 def test_describe_task_counts_losses_on_other_targets_by_the_rule_of_the_claim(change: Estimate, established: str):
-    notes = " ".join(describe_task(replace(TASK, others=OtherTargets(3, {"vowel": change}))).notes)
+    notes = " ".join(describe_task(replace(TASK, others=OtherTargets(3, (TargetLoss("vowel", change),)))).notes)
     assert f"lower on 1 of 3 other targets, over the whole interval on {established}: vowel" in notes
 
 

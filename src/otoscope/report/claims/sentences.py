@@ -13,6 +13,7 @@ from otoscope.protocols.claims import (
     Judgement,
     OrderingClaim,
     Reason,
+    TargetLoss,
     TaskClaim,
 )
 from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Relation, Verdict
@@ -231,13 +232,21 @@ def _task_notes(claim: TaskClaim) -> Iterator[str]:
         return
     others = count(claim.others.count, "other target")
     if losses := claim.others.losses:
-        each = [f"{target} {points(change.value)}{_change_interval(change)}" for target, change in losses.items()]
+        each = [
+            f"{loss.target}{_kind(loss)} {points(loss.change.value)}{_change_interval(loss.change)}" for loss in losses
+        ]
         yield (
             f"The same codes are more than 2 points lower on {len(each)} of {others}, over the whole interval on "
             f"{claim.others.established or 'none'}: {'; '.join(each)}."
         )
     else:
         yield f"The same codes are more than 2 points lower on none of {others}."
+
+
+def _kind(loss: TargetLoss) -> str:
+    if not loss.regression:
+        return ""
+    return " (R², which mostly tells groups apart)" if loss.told_by_groups else " (R²)"
 
 
 def _seed_notes(subject: str, values: Sequence[float], text_of: Callable[[float], str]) -> Iterator[str]:
