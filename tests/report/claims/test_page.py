@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +11,96 @@ import pytest
 
 from otoscope.artifacts import write_json, write_table
 from otoscope.metrics.record import Record, to_table
-from otoscope.protocols.claims import Claims, OrderingClaim, TaskClaim
-from otoscope.protocols.comparison import Estimate
-from otoscope.report.claims.page import PAGE, examine, write_claims
+from otoscope.metrics.representation import representation_label
+from otoscope.protocols.claims import (
+    FEW,
+    HIGH_SPARSITY,
+    REQUIRED_RIVALS,
+    RIVALS,
+    Claims,
+    CompactnessClaim,
+    OrderingClaim,
+    TaskClaim,
+)
+from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Verdict
+from otoscope.protocols.strict.results import LAYER_MARGIN, LEVEL, LayerLead
+from otoscope.report.claims.page import CLAIMS, PAGE, examine, write_claims
 from otoscope.report.figures.claims import SOURCES, layers_figure, task_figure
 from otoscope.report.run_data import read_run
+from otoscope.resampling.intervals import MIN_GROUPS
 from tests.support.claim_studies import row, small_study, strict_study, strictly
+
+
+def test_rules_of_the_claims_state_the_numbers_by_which_they_are_decided() -> None:
+    points, groups = f"{100 * MARGIN:g}", f"{MIN_GROUPS}"
+    numbers = [
+        {f"{100 * HIGH_SPARSITY:g}", points, groups},
+        {f"{FEW}", points, groups, "1", "0"},  # a ratio of 1, a difference of 0
+        {f"{LAYER_MARGIN:g}", f"{LEVEL:g}", groups, "0"},  # layer 0
+    ]
+    assert [set(re.findall(r"\d+(?:\.\d+)?", claim.rule)) for claim in CLAIMS] == numbers
+    required, measured = CLAIMS[1].rule.split("and against any measured")
+    for name in RIVALS:
+        assert representation_label(name) in (required if name in REQUIRED_RIVALS else measured)
+
+
+def _task(low: float, high: float, *, null_high: float = 0.2, groups: int = MIN_GROUPS) -> TaskClaim:
+    codes = {HIGH_SPARSITY: Estimate(0.8, null_high=null_high)}
+    change = Estimate((low + high) / 2, low, high, groups=groups)
+    return TaskClaim(Estimate(0.8, null_high=0.2), codes, "technique", {HIGH_SPARSITY: change})
+
+
+def _attributes(ratio: tuple[float, float], few: tuple[float, float], **lost: tuple[float, float]) -> CompactnessClaim:
+    """Return a claim by its intervals against the layer; `lost` replaces the difference of few dimensions to rivals."""
+
+    def compared(metric: str, differences: dict[str, tuple[float, float]]) -> Comparison:
+        found = {name: Estimate(sum(ends) / 2, *ends, groups=MIN_GROUPS) for name, ends in differences.items()}
+        others = {name: Estimate(1.0) for name in found}
+        return Comparison(metric, "", Estimate(1.0), Estimate(1.0), others=others, differences=found)
+
+    ratios, differences = dict.fromkeys(REQUIRED_RIVALS, (0.2, 0.5)), dict.fromkeys(REQUIRED_RIVALS, (0.1, 0.2))
+    return CompactnessClaim(
+        Comparison("completeness", "", Estimate(0.5), Estimate(0.6)),
+        dimensions=compared("effective_latents", {"dense": ratio, **ratios}),
+        few=compared("sparse_r2", {"dense": few, **differences, **lost}),
+        factors=9,
+    )
+
+
+def _layers(low: float, p: float, *, blocks: float = 2.0) -> OrderingClaim:
+    without = Estimate(blocks, null_high=0.3)
+    return OrderingClaim(leads=[LayerLead("pitch", "MFCC", Estimate(2.0, low, 3.0, groups=MIN_GROUPS), without, p=p)])
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdict"),
+    [
+        (_task(-0.99 * MARGIN, 0.1), Verdict.HOLDS),
+        (_task(-0.99 * MARGIN, 0.1, null_high=0.9), Verdict.UNDECIDED),
+        (_task(-1.01 * MARGIN, 0.1), Verdict.UNDECIDED),
+        (_task(-0.1, -0.99 * MARGIN), Verdict.UNDECIDED),
+        (_task(-0.1, -1.01 * MARGIN), Verdict.FAILS),
+        (_task(-0.1, -1.01 * MARGIN, groups=MIN_GROUPS - 1), Verdict.UNDECIDED),
+        (_attributes((0.5, 0.99), (-0.1, 0.1)), Verdict.HOLDS),
+        (_attributes((0.5, 1.01), (-0.1, 0.1)), Verdict.UNDECIDED),
+        (_attributes((0.99, 2.0), (-0.1, 0.1)), Verdict.UNDECIDED),
+        (_attributes((1.01, 2.0), (-0.1, 0.1)), Verdict.FAILS),
+        (_attributes((0.5, 0.99), (-0.1, 0.1 - 1.98 * MARGIN)), Verdict.HOLDS),
+        (_attributes((0.5, 0.99), (-0.1, 0.1 - 2.02 * MARGIN)), Verdict.UNDECIDED),
+        (_attributes((0.5, 0.99), (-0.1, -0.001)), Verdict.FAILS),
+        (_attributes((0.5, 0.99), (-0.1, 0.1), pca=(-0.1, -0.001)), Verdict.EQUALLY),
+        (_layers(1.01 * LAYER_MARGIN, LEVEL), Verdict.HOLDS),
+        (_layers(0.99 * LAYER_MARGIN, LEVEL), Verdict.UNDECIDED),
+        (_layers(1.01 * LAYER_MARGIN, 1.01 * LEVEL), Verdict.UNDECIDED),
+        (_layers(1.01 * LAYER_MARGIN, LEVEL, blocks=0.2), Verdict.UNDECIDED),
+    ],
+)
+def test_claims_are_decided_at_the_numbers_that_their_rules_state(
+    claim: TaskClaim | CompactnessClaim | OrderingClaim, verdict: Verdict
+) -> None:
+    judgement = claim.decide()
+    assert judgement is not None
+    assert judgement.verdict is verdict
 
 
 def test_what_was_asked_and_cannot_be_measured_says_what_it_takes() -> None:

@@ -9,12 +9,14 @@ import polars as pl
 from otoscope import formatting
 from otoscope.artifacts import atomic
 from otoscope.formatting import comma_list, count, known, percent, sparsity
+from otoscope.metrics.representation import representation_label
 from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.claim_sources import published_claims, reproduced_claims, strict_claims
-from otoscope.protocols.claims import Claims
+from otoscope.protocols.claims import FEW, HIGH_SPARSITY, REQUIRED_RIVALS, RIVALS, Claims
+from otoscope.protocols.comparison import MARGIN
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
-from otoscope.protocols.strict.results import StrictResults
+from otoscope.protocols.strict.results import LAYER_MARGIN, LEVEL, StrictResults
 from otoscope.report.claims.sentences import VerdictText, describe_verdicts
 from otoscope.report.claims.setting import setting
 from otoscope.report.estimates import (
@@ -31,6 +33,7 @@ from otoscope.report.figures.printing import write_figures
 from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.opening import Opening, opening
+from otoscope.resampling.intervals import MIN_GROUPS
 
 PAGE = "claims.html"
 
@@ -44,33 +47,44 @@ class Claim(NamedTuple):
     rule: str
 
 
+MARGIN_POINTS = f"{100 * MARGIN:.0f} points"
+RIVAL_LABELS = {name: representation_label(name) for name in RIVALS}
+
 CLAIMS = (
     Claim(
         "task",
         "Codes keep the task",
         "Sparse codes keep the layer's information about the singing technique, even at 95 % sparsity.",
-        "Holds if the interval of codes minus layer is above −2 points, fails if it is below; otherwise undecided.",
+        f"Decided at the trained sparsity nearest to {percent(HIGH_SPARSITY, 0)}, by the interval of codes minus layer "
+        "on the same clips. There is nothing to keep if the layer does not exceed permuted targets. Holds if the whole "
+        f"interval is above −{MARGIN_POINTS} and the codes exceed permuted targets. Does not hold if the whole "
+        f"interval is below −{MARGIN_POINTS}. Otherwise, and with fewer than {MIN_GROUPS} test groups, undecided.",
     ),
     Claim(
         "dimensions",
         "Attributes take fewer dimensions",
         "A vocal attribute is encoded in fewer dimensions of the codes than of the layer (higher completeness).",
-        "Holds if the interval of the ratio of effective dimensions, codes to layer, is below 1 and a few dimensions "
-        "of the codes predict no less. If the same is not true against the SAE before training, principal and "
-        "independent components and SAEs with random atoms, it holds equally for these. Fails if the ratio is above "
-        "1, or a few dimensions of the codes predict less; otherwise undecided.",
+        "Decided by two intervals, paired by factor: that of the ratio of effective dimensions, codes to layer, and "
+        f"that of the difference in mean R² from the best {FEW} dimensions of each (or the nearest number measured). "
+        "Holds if the whole interval of the ratio is below 1, the interval of the difference is not below 0, and the "
+        f"difference itself is at least −{MARGIN_POINTS}. The same must be true against the "
+        f"{comma_list(RIVAL_LABELS[name] for name in REQUIRED_RIVALS)}, and against any measured "
+        f"{comma_list(RIVAL_LABELS[name] for name in RIVALS if name not in REQUIRED_RIVALS)}; otherwise it holds "
+        "equally for those against which it is not. Does not hold if the whole interval of the ratio is above 1, or "
+        f"that of the difference below 0. Otherwise, and with fewer than {MIN_GROUPS} test groups, undecided.",
     ),
     Claim(
         "layers",
         "Pitch early, formants late",
         "Pitch is found in early layers, formants and phoneme-like factors (here MFCC) in late ones.",
-        "Tested on the dense layers, whereas the study counts codes. Holds if the centre of pitch is before both "
-        "others, by more than half a layer over the whole interval and beyond chance over both leads together (Holm); "
-        "fails if it is after one of them by the same rule. Both also require more than chance without layer 0; "
-        "otherwise undecided.",
+        "Decided on the dense layers, whereas the study counts codes. Holds if the centre of pitch is before that of "
+        f"every other category, by more than {LAYER_MARGIN:g} layers over the whole interval and with p of at most "
+        f"{LEVEL:g} over all leads together (Holm). Does not hold if it is after one of them by the same rule. Where "
+        "layer 0, the input of the first block, is among the layers, both also require a lead beyond chance without "
+        f"it. Otherwise, and with fewer than {MIN_GROUPS} test groups, undecided.",
     ),
 )
-"""Claims of Mariotte et al. 2025 (arXiv 2509.24793)."""
+"""Claims of Mariotte et al. 2025 (arXiv 2509.24793), each with the rule that its `decide` applies."""
 
 
 class Examined(NamedTuple):

@@ -91,7 +91,10 @@ REASONS: dict[Reason, str] = {
         ": the codes need fewer than the layer, but not these, beyond the interval over factors; groups were not "
         "varied, and nothing here rests on what was learned"
     ),
-    Reason.FEWER_BUT_LESS: ": the codes spread over fewer, but a few of them predict less than a few of the layer's",
+    Reason.FEWER_BUT_LESS: (
+        ": the codes spread over fewer, but a few of them predict more than 2 points less than a few of the layer's, "
+        "within the interval"
+    ),
     Reason.EARLIER: ". Each is beyond half a layer over its whole interval, and beyond chance over both together",
     Reason.RESTS_ON_INPUT: (
         ". That rests on layer 0, the input of the first block: over the outputs of blocks alone it does not exceed "
