@@ -11,7 +11,7 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.report import read_run, write_report
 from otoscope.report.results import Results
-from otoscope.report.sections.findings import against_layer, factor_findings, number_tiles
+from otoscope.report.sections.findings import against_layer, factor_findings
 from otoscope.report.sections.gallery import introduction
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -61,14 +61,6 @@ def test_a_tie_is_resolved_in_true_words(tmp_path: Path, layers: tuple[int, ...]
     results = Results(rows.with_columns(pl.when(tied).then(0.5).otherwise("value").alias("value")))
     assert results.best_layer.layer == chosen
     assert results.best_layer.reason.endswith(place) or results.best_layer.reason.startswith(place)
-
-
-def test_tiles_of_a_cross_fit_name_the_mean_of_its_folds_and_of_one_dictionary_no_choice(tmp_path: Path) -> None:
-    results = read_run(small(tmp_path, (2, 3))).results
-    (dense, codes, *_) = number_tiles(results)
-    assert dense.lines[0] == "layer chosen on validation groups"
-    assert codes.lines[0] == "shown because no other has SAEs"
-    assert number_tiles(results, folds=5)[0].lines[0] == "layer chosen on the mean of 5 folds"
 
 
 def add_r2_within(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Content of the page's sections, as plain data for the templates of the same names.
 
 - `opening`: lead paragraphs
-- `findings`: key numbers and sentences of the held-out protocol
+- `key_numbers`, `findings`: tiles and sentences of the held-out protocol
 - `strict_findings`, `strict_factors`: sentences of the strict protocol
 - `gallery`: latents and their top-activating clips
 - `annotated_labels`: the latent of each annotated label
