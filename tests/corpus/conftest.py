@@ -38,6 +38,17 @@ def record(tmp_path: Path) -> Record:
 
 
 @pytest.fixture
+def manifest(tmp_path: Path) -> Callable[..., Path]:
+    """Write a table of recordings into the test's own folder."""
+
+    def write(text: str, name: str = "clips.csv") -> Path:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
 def odd_file(shared: Path) -> Callable[[str], Path]:
     """Return the path of an unusual file of the shared collection; skip the test where it is not at hand."""
 
