@@ -57,6 +57,15 @@ def dimensions(value: float) -> str:
     return formatting.decimal(value, 1)
 
 
+def predicted_by_either(seeds: int) -> str:
+    """Return the rule of the factors that means of R² of layer and codes cover, as a clause.
+
+    >>> predicted_by_either(5), predicted_by_either(1)
+    ('that the layer or all 5 seeds of the codes predict', 'that the layer or the codes predict')
+    """
+    return f"that the layer or {f'all {seeds} seeds of the codes' if seeds > 1 else 'the codes'} predict"
+
+
 def seed_range(values: Sequence[float], text_of: Callable[[float], str]) -> str:
     r"""Return the number of seeds behind a mean, with the range over them; empty for one seed.
 

@@ -14,6 +14,7 @@ from otoscope.report import write_report
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.overview import MAX_SENTENCES, overview, previews
+from otoscope.report.sections.strict_findings import strict_findings
 from tests.report.conftest import Made, report
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -157,6 +158,11 @@ def test_the_overview_of_the_strict_protocol_ranks_by_the_mean_r2_and_not_by_cou
     records += [codes("mean_factor_r2", 0.3), replace(against("mean_factor_r2", low, high), value=-0.1)]
     write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all"), *records]))
     (sentence,) = overview(read_run(tmp_path), "").sentences
+    summary = strict_findings(read_run(tmp_path))
+    assert summary is not None
+    covered = "that the layer or the codes predict"
+    assert any(covered in finding.text for finding in summary.findings)
+    assert (covered in sentence) is math.isfinite(low)
     assert sentence.startswith("20 of 40 factors are predicted from the layer, 24 from the codes. Counts have no")
     assert sentence.endswith(end)
 

@@ -23,6 +23,7 @@ from otoscope.report.sections.strict_findings import (
     limit_findings,
     seed_findings,
     setting_findings,
+    strict_findings,
     task_findings,
 )
 from tests.support.strict_rows import SHARED, against, codes, row, rows_of
@@ -309,6 +310,20 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
             assert verdict not in finding.text
     (factors,) = factor_findings(rows)
     assert "predicted well" not in factors.text
+
+
+def test_the_table_of_counts_shows_intervals_of_what_has_one(tmp_path: Path):
+    """The ends of a count are counts by the ends of the factors' intervals."""
+    matched = {"target": "0, 1", "split": "all", "low": 0.1, "high": 0.2}
+    records = [codes("predicted_share", 0.6, low=0.2, high=0.9), codes("matched_correlation", 0.15, **matched)]
+    write_table(tmp_path / "results.parquet", to_table(records))
+    summary = strict_findings(read_run(tmp_path))
+    assert summary is not None
+    assert summary.counts is not None
+    titles = [column.title for column in summary.counts.table.columns]
+    shown = {row[titles.index("metric")].text: row for row in summary.counts.table.rows}
+    ends = {name: [row[titles.index(f"interval {end}")].text for end in ("from", "to")] for name, row in shown.items()}
+    assert ends == {"predicted_share": ["–", "–"], "matched_correlation": ["0.100", "0.200"]}
 
 
 def test_rows_keep_codes_of_the_first_seed_first_and_others_in_order():

@@ -28,6 +28,7 @@ from otoscope.report.estimates import (
     interval,
     percent_with_interval,
     points,
+    predicted_by_either,
     seed_range,
     signed_points,
     too_few,
@@ -313,11 +314,11 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
         yield from _seed_notes("The number of dimensions of the codes", claim.dimensions.seeds, dimensions)
     if (few := claim.few) is not None:
         best = few.best_baseline
-        baseline = f"; of the {best.noun}, {best.label}, {decimal_with_interval(best.estimate, 2)}" if best else ""
+        baseline = f"; {decimal_with_interval(best.estimate, 2)} from {best.label}, the {best.noun}" if best else ""
         yield (
-            f"The {count(claim.few_k, 'best dimension')} of the codes predict the factors that the layer or every seed "
-            f"predicts with a mean R² of {decimal_with_interval(few.codes, 2)}, of the layer "
-            f"{decimal_with_interval(few.dense, 2)}{baseline} (intervals over factors)."
+            f"Over the factors {predicted_by_either(len(few.seeds))}, the mean R² from the "
+            f"{count(claim.few_k, 'best dimension')} is {decimal_with_interval(few.codes, 2)} from the codes, "
+            f"{decimal_with_interval(few.dense, 2)} from the layer{baseline} (intervals over factors)."
             f"{describe_lower_from(claim.lower_from, 'The codes')}"
         )
     sides = claim.completeness

@@ -10,7 +10,7 @@ from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, represe
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate, Relation, relation
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import decimal_with_interval, dimensions
+from otoscope.report.estimates import decimal_with_interval, dimensions, predicted_by_either
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
@@ -174,21 +174,22 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         mean_r2 = results.comparison("mean_factor_r2")
         yield (
             f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes{more}."
-            f"{_mean_r2(mean_r2.change) if mean_r2 is not None else ''}"
+            f"{_mean_r2(mean_r2.change, seeds=len(results.sae_ids)) if mean_r2 is not None else ''}"
         )
     comparison = results.comparison("effective_latents")
     if comparison is not None and comparison.dense.measured and comparison.codes.measured:
         yield _compactness(comparison)
 
 
-def _mean_r2(change: Estimate) -> str:
+def _mean_r2(change: Estimate, *, seeds: int) -> str:
     """Return the paired difference of the mean R² as a sentence after a blank, because counts have no interval."""
     if not change.bounded or change.too_few_groups:
         return " Counts have no interval and do not rank."
     shown = {Relation.HIGHER: "so the codes predict more", Relation.LOWER: "so the codes predict less"}
+    decision = shown.get(relation(change), "which shows no difference")
     return (
-        " Counts have no interval. Over the factors that either predicts, the mean R² of the codes minus that of the "
-        f"layer is {decimal_with_interval(change, 2)}, {shown.get(relation(change), 'which shows no difference')}."
+        f" Counts have no interval. Over the factors {predicted_by_either(seeds)}, the mean R² of the codes minus that "
+        f"of the layer is {decimal_with_interval(change, 2)}, {decision}."
     )
 
 

@@ -10,6 +10,7 @@ from otoscope.report.estimates import (
     decimal_with_interval,
     describe_lower_from,
     dimensions,
+    predicted_by_either,
     seed_range,
     too_few,
 )
@@ -62,10 +63,11 @@ def factor_findings(results: StrictResults) -> list[Finding]:
         said += f" {both['n']} are predicted by both and every seed." if both is not None else ""
         change = common.change
         difference = f" (difference {decimal_with_interval(change, 2)})" if change.measured else ""
+        covered = f"Over the {common.dense.n} {predicted_by_either(len(results.sae_ids))}, losses included"
         said += (
-            f" Over the {common.dense.n} {predicted_by_either(results)}, losses included, the mean R² of a linear map "
-            f"(below 0 counts as 0) is {decimal(common.dense.value, 2)} from the dense layer and "
-            f"{decimal(common.codes.value, 2)} from the codes{difference}.{_better_baselines(results)}"
+            f" {covered}, the mean R² of a linear map (below 0 counts as 0) is {decimal(common.dense.value, 2)} from "
+            f"the dense layer and {decimal(common.codes.value, 2)} from the codes{difference}."
+            f"{_better_baselines(results)}"
         )
     return [Finding("Factors", said)]
 
@@ -83,14 +85,6 @@ def describe_counts(counts: Comparison) -> str:
     most = f", {text_of(best.estimate.value)} from {best.label}, the {best.noun}"
     more = ": the codes do not predict more" if counts.codes.value <= best.estimate.value else ""
     return f"{seeds}{most}{more}"
-
-
-def predicted_by_either(results: StrictResults) -> str:
-    """Return the rule of the factors that means of R² cover, as a clause."""
-    seeds = len(results.sae_ids)
-    if seeds > 1:
-        return f"that the layer predicts, or all {seeds} seeds of the codes"
-    return "that the layer or the codes predict"
 
 
 def _better_baselines(results: StrictResults) -> str:
@@ -203,7 +197,7 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
     groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
     decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
     each = "; from ".join(dict.fromkeys(said))
-    of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(results)}"
+    of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(len(results.sae_ids))}"
     text = f"{of_factors}, from the best {each} (intervals over factors). {decision}"
     text += describe_lower_from(results.lower_from)
     return [Finding("A few dimensions", text)]

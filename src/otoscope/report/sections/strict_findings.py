@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
+import polars as pl
+
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import backed, comma_list, decimal, ends, known, percent, sparsity
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS
@@ -81,7 +83,9 @@ def _counts(results: StrictResults) -> FoldedTable | None:
     """Return the table of the numbers that the sentences quote and no figure draws."""
     metrics = ("predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share")
     title = "Table: factors selected and predicted, and agreement between seeds"
-    return folded(title, result_rows(results.where(metric=metrics).rows), "strict-counts")
+    # counted by the ends of the factors' own intervals, which is no interval of the count
+    bounded = pl.when(pl.col("metric") != "predicted_share").then(pl.col("low", "high"))
+    return folded(title, result_rows(results.where(metric=metrics).rows.with_columns(bounded)), "strict-counts")
 
 
 def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
