@@ -11,6 +11,7 @@ from otoscope.metrics.predictions import accuracy_difference, recall_by_class
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
+from otoscope.report.estimates import caution_of_codes
 from otoscope.report.evidence import Evidence, count_folds
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import (
@@ -54,10 +55,10 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
         *(f for label in results.labels for f in probe_findings(run, label, thin=thin)),
         *between_findings(run, noun),
         *left_out_findings(run),
-        *variance_findings(results, thin=thin),
+        *variance_findings(run, thin=thin),
         *factor_findings(results, noun=noun, thin=thin, single=run.single_clip_groups),
     ]
-    return Summary([] if thin else number_tiles(results, folds=count_folds(run.clips)), findings)
+    return Summary([] if thin else number_tiles(run, folds=count_folds(run.clips)), findings)
 
 
 def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Finding]:
@@ -245,9 +246,11 @@ def against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
     return f"{points}: {span}"
 
 
-def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
-    """Return the share of the layers' variance that the dictionaries explain."""
+def variance_findings(run: RunData, *, thin: bool = False) -> list[Finding]:
+    """Return the share of the layers' variance that the dictionaries explain, with a caution about dense codes."""
+    results = run.results
     parts: list[str] = []
+    cautions: dict[str, None] = {}
     for at in results.headline_sparsities:
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
         if rows.is_empty():
@@ -258,14 +261,11 @@ def variance_findings(results: Results, *, thin: bool = False) -> list[Finding]:
         if low["layer"] != high["layer"]:
             span = f"{_explained_at(results, low)} to {span}"
         parts.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({describe_rows(high)})")
+        cautions |= dict.fromkeys(filter(None, (caution_of_codes(row, run.cards) for row in (low, high))))
     if not parts:
         return []
-    return [
-        Finding(
-            "Reconstruction",
-            f"The dictionaries explain {comma_list(parts)}; predicting the training mean explains 0{NBSP}%.",
-        )
-    ]
+    text = f"The dictionaries explain {comma_list(parts)}; predicting the training mean explains 0{NBSP}%."
+    return [Finding("Reconstruction", " ".join([text, *cautions]))]
 
 
 def _explained_at(results: Results, row: Row) -> str:

@@ -7,8 +7,10 @@ from otoscope import formatting
 from otoscope.formatting import NBSP, count, decimal, interval_text, percent, sparsity
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.results import Row
+from otoscope.report.estimates import caution_of_codes
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import BestLayer, Results, between_only, median_of, predicted, too_weak
+from otoscope.report.run_data import RunData
 
 
 class Tile(NamedTuple):
@@ -19,9 +21,9 @@ class Tile(NamedTuple):
     lines: Sequence[str]
 
 
-def number_tiles(results: Results, *, folds: int = 1) -> list[Tile]:
+def number_tiles(run: RunData, *, folds: int = 1) -> list[Tile]:
     """Return the tiles: probes, reconstruction and factors; `folds` of a cross-fit choose layers on their mean."""
-    return [*_probe_tiles(results, folds), *_variance_tile(results), *_factor_tiles(results)]
+    return [*_probe_tiles(run.results, folds), *_variance_tile(run), *_factor_tiles(run.results)]
 
 
 def _probe_tiles(results: Results, folds: int) -> list[Tile]:
@@ -66,15 +68,16 @@ def _probe_lines(row: Row) -> list[str]:
     return lines
 
 
-def _variance_tile(results: Results) -> list[Tile]:
-    at = results.reference_sparsity
+def _variance_tile(run: RunData) -> list[Tile]:
+    results, at = run.results, run.results.reference_sparsity
     near = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
     if near is None:
         return []
     name = f"explained variance at {sparsity(at)}, layer {near['layer']}"
     components = results.components_of(near)
     same = [f"{count(near['k'], 'principal component')}: {percent(components['value'])}"] if components else []
-    return [_tile(name, percent(near["value"]), near, [*same, f"predicting the mean: 0{NBSP}%"])]
+    caution = list(filter(None, [caution_of_codes(near, run.cards)]))
+    return [_tile(name, percent(near["value"]), near, [*same, f"predicting the mean: 0{NBSP}%", *caution])]
 
 
 def _factor_tiles(results: Results) -> list[Tile]:

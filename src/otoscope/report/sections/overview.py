@@ -10,7 +10,7 @@ from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, represe
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate, Relation, relation
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import decimal_with_interval, dimensions, predicted_by_either
+from otoscope.report.estimates import caution_of_codes, decimal_with_interval, dimensions, predicted_by_either
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
@@ -97,9 +97,11 @@ def _held_out(run: RunData) -> Iterator[str]:
     if row is not None:
         components = results.components_of(row)
         same = f" As many principal components reconstruct {percent(components['value'], 0)}." if components else ""
+        caution = caution_of_codes(row, run.cards)
         yield (
             f"The codes reconstruct {percent(row['value'], 0)} of the variance of layer {row['layer']} at "
             f"{sparsity(row['sparsity'])} sparsity (k={row['k']}), in {count(row['groups'], f'unseen {noun}')}.{same}"
+            f"{' ' if caution else ''}{caution}"
         )
 
 
