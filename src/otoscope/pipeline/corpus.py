@@ -307,7 +307,8 @@ LATE_S = 0.0005
 def _warnings(spec: CorpusSpec, listing: Listing, corpus: Corpus, probed: list[str], *, all_labels: bool) -> list[str]:
     """Return warnings about results on this corpus."""
     excluded = [name for name in corpus.labels if name not in probed] if all_labels else []
-    warnings = [f"warning: {name} is not probed: {unprobeable_reason(corpus, name)}" for name in excluded]
+    reasons = {name: unprobeable_reason(corpus.clips, corpus.label(name)) for name in excluded}
+    warnings = [f"warning: {name} is not probed: {reason}" for name, reason in reasons.items()]
     if thin_split := evidence.warning(evidence.evidence_of_clips(corpus.clips, labels=bool(probed))):
         warnings.append(thin_split)
     if corpus.clips["group"].n_unique() == corpus.clips.height:

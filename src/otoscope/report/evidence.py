@@ -280,7 +280,7 @@ def evidence_of_results(results: ResultsTable, *, folds: int = 1) -> Evidence | 
 
 def readers_of_run(run: RunData) -> str:
     """Return the readers behind the results of a run."""
-    return reader_names(labels=bool(run.results.labels), factors=bool(run.results.factors))
+    return reader_names(labels=bool(run.labels), factors=bool(run.results.factors))
 
 
 def evidence_of_run(run: RunData) -> Evidence | None:

@@ -20,6 +20,7 @@ from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import Row
 from otoscope.report.results import Results
 from otoscope.runs.cards import is_whole, read_card
+from otoscope.runs.inputs import probeable_labels
 
 NO_CATEGORY = "other"
 
@@ -71,6 +72,19 @@ class RunData:
         """True if each fold of a cross-fit has dictionaries of its own."""
         return has_fold_dictionaries(self.config)
 
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels whose classes were predicted, by any protocol: those of the configuration, or all that can be.
+
+        Without a table of clips, those of the probes.
+        """
+        if self.clips is None:
+            return self.results.labels
+        asked = (self.config.get("evaluate") or {}).get("labels")
+        asked = probeable_labels(self.clips) if asked is None else [str(name) for name in asked]
+        known = [name for name in asked if f"label_{name}" in self.clips.columns]
+        return list(dict.fromkeys([*self.results.labels, *known]))
+
     @property
     def single_clip_groups(self) -> bool:
         """True if every group has one clip, so that clips are compared between groups only."""
@@ -81,14 +95,14 @@ class RunData:
         return category_of(self.categories, factor)
 
     def labels_of(self, clip_id: str) -> dict[str, str]:
-        """Return the probed labels of a clip; empty for an unknown clip."""
+        """Return the predicted labels of a clip; empty for an unknown clip."""
         return self._labels.get(clip_id, {})
 
     @cached_property
     def _labels(self) -> dict[str, dict[str, str]]:
         if self.clips is None:
             return {}
-        names = [name for name in self.results.labels if f"label_{name}" in self.clips.columns]
+        names = [name for name in self.labels if f"label_{name}" in self.clips.columns]
         rows = self.clips.select("clip_id", *(f"label_{name}" for name in names)).iter_rows()
         return {clip: {name: str(v) for name, v in zip(names, values, strict=True) if v} for clip, *values in rows}
 

@@ -32,24 +32,29 @@ def probed_labels(corpus: Corpus, config: RunConfig) -> list[str]:
     """
     labels = config.evaluate.labels
     if labels is None:
-        return [name for name in corpus.labels if unprobeable_reason(corpus, name) is None]
+        return probeable_labels(corpus.clips)
     for name in labels:
-        if reason := unprobeable_reason(corpus, name):
+        if reason := unprobeable_reason(corpus.clips, corpus.label(name)):
             raise ConfigError(f"evaluate.labels: {name!r} cannot be probed: {reason}. Or remove it from the list")
     return list(labels)
 
 
-def unprobeable_reason(corpus: Corpus, name: str) -> str | None:
-    """Return the reason why a label cannot be probed on unseen groups, or None when it can."""
-    column = corpus.label(name)
+def probeable_labels(clips: pl.DataFrame) -> list[str]:
+    """Return the labels of a corpus's clips that can be probed on unseen groups."""
+    columns = [column for column in clips.columns if column.startswith("label_")]
+    return [one.removeprefix("label_") for one in columns if unprobeable_reason(clips, clips[one]) is None]
+
+
+def unprobeable_reason(clips: pl.DataFrame, column: pl.Series) -> str | None:
+    """Return the reason why a label of the clips cannot be probed on unseen groups, or None when it can."""
     if len(classes := column.drop_nulls().unique()) < 2:
         only = f"all its clips have the one class {classes[0]!r}" if len(classes) else "no clip has it"
         return f"{only}; a probe needs two classes, so add recordings of another"
-    is_crossed = "fold" in corpus.clips.columns
+    is_crossed = "fold" in clips.columns
     where = "in a fold of the cross-fit, " if is_crossed else ""
     named = "" if is_crossed else ", or choose the groups (splits.valid_groups, splits.test_groups)"
     remedy = f"; add recordings of each class by further groups{named}"
-    splits = labelled_splits(reader_split(corpus.clips), column.is_not_null().to_numpy())
+    splits = labelled_splits(reader_split(clips), column.is_not_null().to_numpy())
     reasons = (_unprobeable_in(column, pl.Series(split)) for _, split in splits)
     return next((where + reason + remedy for reason in reasons if reason), None)
 

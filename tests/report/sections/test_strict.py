@@ -4,16 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from otoscope.artifacts import write_json, write_table
 from otoscope.cli.summary import strict_table
+from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.strict.layers_and_limits import within_layers
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import strict
 from otoscope.report.figures.charts import by_representation, by_size
+from otoscope.report.page import write_report
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings
 from otoscope.report.sections.strict_findings import (
@@ -26,6 +29,7 @@ from otoscope.report.sections.strict_findings import (
     strict_findings,
     task_findings,
 )
+from tests.support.page_reader import read_page
 from tests.support.strict_rows import SHARED, against, codes, row, rows_of
 
 
@@ -146,6 +150,33 @@ def test_codes_that_are_their_start_are_told_as_not_learned(tmp_path: Path):
         run = read_run(tmp_path)
         (finding,) = setting_findings(StrictResults.of(run.results.rows), run)
         assert ("The codes are principal axes, not learned: no step improved" in finding.text) is said
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_page_of_the_strict_protocol_alone_states_its_classes(tmp_path: Path, folds: bool):
+    write_table(tmp_path / "results.parquet", to_table([codes("task_balanced_accuracy", 0.4, target="call")]))
+    groups = [
+        (split, f"{split}{g}") for split, number in (("train", 4), ("valid", 2), ("test", 3)) for g in range(number)
+    ]
+    kinds = {"train": ["song", "bark"], "valid": ["song", "bark", "trill"], "test": ["song", "bark", "trill", "purr"]}
+    of = [(split, group, kind) for split, group in groups for kind in kinds[split]]
+    names = pl.DataFrame(of, schema=["split", "group", "label_call"], orient="row")
+    empty = {name: pl.lit(None, dtype=kind).alias(name) for name, kind in COLUMNS.items() if name not in names.columns}
+    clips = names.with_row_index("clip_id").with_columns(
+        pl.col("clip_id").cast(pl.String), pl.lit("x").alias("label_all")
+    )
+    clips = clips.with_columns(one for name, one in empty.items() if name != "clip_id").with_columns(
+        path=pl.lit("a.wav"), rate_hz=pl.lit(16_000), duration_s=pl.lit(1.0)
+    )
+    if folds:
+        clips = clips.with_columns(fold=pl.col("group").rank("dense") % 3)
+    Corpus("made", tmp_path, clips, pl.DataFrame({"path": [], "reason": []})).save(tmp_path / "corpus.parquet")
+    page = read_page(write_report(tmp_path, figures=False).read_text("utf-8"))
+    read = page.section("methods").replace("\u00a0", " ")
+    assert "bark (9; 9), song" in read if folds else "bark (9; 9: 4/2/3), song" in read
+    said = "No training or validation clip has purr (call): their clips are left out of the strict scores."
+    assert (said in page.section("strict")) is not folds
+    assert ("Cross-fitted over 3 folds" in read) is folds
 
 
 @pytest.mark.parametrize(("width", "said"), [(24, True), (25, False)])

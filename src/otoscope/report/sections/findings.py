@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from otoscope import formatting
@@ -54,7 +55,7 @@ def summary(run: RunData, evidence: Evidence | None = None) -> Summary:
     findings = [
         *(f for label in results.labels for f in probe_findings(run, label, thin=thin)),
         *between_findings(run, noun),
-        *left_out_findings(run),
+        *left_out_findings(run, run.results.labels),
         *variance_findings(run, thin=thin),
         *factor_findings(results, noun=noun, thin=thin, single=run.single_clip_groups),
     ]
@@ -102,7 +103,7 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
                 f"shared by similar {noun}s predicts a target. The null permutes {noun}s.",
             )
         ]
-    labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
+    labels = [name for name in run.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
     constant = [
         name
         for name in labels
@@ -125,25 +126,28 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
     ]
 
 
-def left_out_findings(run: RunData) -> list[Finding]:
-    """Return the classes without training clips (in a fold of a cross-fit), which no probe can learn."""
+def left_out_findings(run: RunData, labels: Sequence[str], *, strict: bool = False) -> list[Finding]:
+    """Return the classes without clips to learn from (in a fold of a cross-fit): training clips.
+
+    The readers of the `strict` protocol learn from validation clips too.
+    """
     if run.clips is None:
         return []
+    fitted = ["train", "valid"] if strict else ["train"]
     parts: list[str] = []
-    for label in (name for name in run.results.labels if f"label_{name}" in run.clips.columns):
+    for label in (name for name in labels if f"label_{name}" in run.clips.columns):
         column, absent = run.clips[f"label_{label}"], set[str]()
         for _, split in labelled_splits(reader_split(run.clips), column.is_not_null().to_numpy()):
             # of one split, validation clips are left out too
             tested = column.filter(split == "test") if "fold" in run.clips.columns else column
-            absent |= set(tested.drop_nulls()) - set(column.filter(split == "train").drop_nulls())
+            absent |= set(tested.drop_nulls()) - set(column.filter(np.isin(split, fitted)).drop_nulls())
         if absent:
             parts.append(f"{comma_list(sorted(absent))} ({label})")
     if not parts:
         return []
+    clip, readers = ("training or validation clip", "strict scores") if strict else ("training clip", "probes")
     return [
-        Finding(
-            "Classes left out", f"No training clip has {comma_list(parts)}: their clips are left out of the probes."
-        )
+        Finding("Classes left out", f"No {clip} has {comma_list(parts)}: their clips are left out of the {readers}.")
     ]
 
 

@@ -266,7 +266,7 @@ def gallery(run: RunData) -> Gallery:
     if top_clips is None or top_clips.rows.is_empty():
         return Gallery(f"No gallery: {_reason(run)}.")
     budget, places, texts = _Budget(MAX_BYTES), factor_ranks(run), card_texts(run.folder)
-    labels = [name for name in run.results.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
+    labels = [name for name in run.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
     shared = {} if run.clips is None else containing_classes(run.clips, labels)
     cards: list[LatentCard] = []
     refuted: list[LatentCard] = []
@@ -287,7 +287,7 @@ def _reason(run: RunData) -> str:
     settings = run.config.get("report") or {}
     if settings.get("factors") == 0 and settings.get("classes") == 0:
         return "the configuration asks for none (`report.factors` and `report.classes` are 0)"
-    if not run.factors.get("factors") and not run.results.labels:
+    if not run.factors.get("factors") and not run.labels:
         return "this run has no factors and no labels; `factors.egemaps`, `factors.truth` or `factors.table` adds some"
     if not run.cards:
         return "this run has no dictionary"

@@ -222,13 +222,13 @@ def _sound(run: RunData) -> str:
 
 
 def _labels(run: RunData) -> str | None:
-    """Return the classes of every probed label with their clips and groups, most frequent first."""
-    if run.clips is None or not run.results.labels:
+    """Return the classes of every predicted label with their clips and groups, most frequent first."""
+    if run.clips is None:
         return None
     each: list[str] = []
     cautions: list[str] = []
     noun, is_crossed = str(run.corpus.get("group_noun") or "group"), "fold" in run.clips.columns
-    for label in run.results.labels:
+    for label in run.labels:
         column = f"label_{label}"
         if column not in run.clips.columns:
             continue
@@ -246,7 +246,7 @@ def _labels(run: RunData) -> str | None:
         each.append(f"{label}: {comma_list(named)}")
         if caution := thin_classes(run.clips, label, noun=noun):
             cautions.append(f" Caution: {caution}.")
-    shown = [label for label in run.results.labels if f"label_{label}" in run.clips.columns]
+    shown = [label for label in run.labels if f"label_{label}" in run.clips.columns]
     cautions += [f" Caution: {text}." for text in coinciding_classes(run.clips, shown)]
     splits = "" if is_crossed else f", and those of {'/'.join(SPLITS)}"
     return f"Clips per class; {noun}s{splits}. {'; '.join(each)}.{''.join(cautions)}" if each else None

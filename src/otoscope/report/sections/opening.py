@@ -60,7 +60,7 @@ def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
             scored = f" {note}."
     if claims:
         return f"Here the claims are examined for {model} on {_sound(run)}.{scored}"
-    targets = [f"the {label}" for label in run.results.labels]
+    targets = [f"the {label}" for label in run.labels]
     if run.results.factors:
         targets.append(count(len(run.results.factors), "factor"))
     sources = f"its layers{' and their sparse codes' if run.results.sparsities else ''}"

@@ -25,7 +25,7 @@ from otoscope.report.estimates import (
 )
 from otoscope.report.evidence import CHOOSING, choices
 from otoscope.report.run_data import RunData
-from otoscope.report.sections.findings import Finding
+from otoscope.report.sections.findings import Finding, left_out_findings
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings, few_dimension_findings
 from otoscope.report.tables import FoldedTable, folded, result_rows
 from otoscope.runs.training import learned_nothing
@@ -54,6 +54,7 @@ def strict_findings(run: RunData) -> StrictSummary | None:
     findings = [
         *setting_findings(results, run),
         *task_findings(results),
+        *left_out_findings(run, run.labels, strict=True),
         *factor_findings(results),
         *compactness_findings(results),
         *few_dimension_findings(results),
