@@ -154,7 +154,7 @@ def test_accuracy_difference_of_equal_predictions_is_not_certain() -> None:
     found = accuracy_difference(first, first.with_columns(representation=pl.lit("sae")))
     assert found.value == 0
     assert found.low == pytest.approx(-found.high)
-    assert 0.005 < found.high < 0.02
+    assert found.high == pytest.approx(1 - 0.025 ** (1 / len(first)))
 
 
 def test_accuracy_difference_has_the_power_of_a_paired_comparison() -> None:

@@ -7,11 +7,13 @@ import pytest
 from scipy import stats
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.intervals import unseen_error
+from otoscope.resampling.intervals import Interval, unseen_error
 from otoscope.resampling.paired import (
     Variance,
+    answer_interval,
     jackknife_variance,
     paired_difference,
+    score_interval,
     spread_over_seeds,
     student_interval,
 )
@@ -21,17 +23,27 @@ def ratio(sums: np.ndarray) -> np.ndarray:
     return sums[:, 0] / sums[:, 1]
 
 
-def classified(rng: np.random.Generator, groups: int, loss: float, *, clips: int = 20) -> tuple[np.ndarray, np.ndarray]:
-    """Return hits and sizes per group of codes and layer, which share the difficulty of each clip.
+def answers(
+    rng: np.random.Generator, groups: int, loss: float, *, clips: int = 20, accuracy: float = 0.7
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which clips of each group codes and layer have right; they share the difficulty of each clip.
 
     A clip is right where its difficulty, of which half of the variance belongs to its singer, is below a threshold.
     """
     difficulty = rng.normal(size=(groups, 1)) + rng.normal(size=(groups, clips))
     layer, codes = (difficulty + 0.7 * rng.normal(size=difficulty.shape) for _ in range(2))
     scale = math.sqrt(2 + 0.49)
-    right = [layer < scale * stats.norm.ppf(0.7), codes < scale * stats.norm.ppf(0.7 - loss)]
-    dense, codes = (np.stack([hits.sum(axis=1), np.full(groups, clips)], axis=1).astype(float) for hits in right)
-    return codes, dense
+    return codes < scale * stats.norm.ppf(accuracy - loss), layer < scale * stats.norm.ppf(accuracy)
+
+
+def summed(hits: np.ndarray) -> np.ndarray:
+    return np.stack([hits.sum(axis=1), np.full(len(hits), hits.shape[1])], axis=1).astype(float)
+
+
+def classified(rng: np.random.Generator, groups: int, loss: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return hits and sizes per group of codes and layer."""
+    codes, dense = answers(rng, groups, loss)
+    return summed(codes), summed(dense)
 
 
 def separately(sums: np.ndarray) -> tuple[float, float]:
@@ -54,6 +66,60 @@ def test_paired_difference_covers_the_truth_and_finds_more_than_separate_interva
         separate += one - other + math.hypot(error, other_error) < 0
     assert covered / runs > 0.92
     assert paired / runs > 2 * separate / runs + 0.3, (paired, separate)
+
+
+@pytest.mark.parametrize("groups", [3, 5, 10])
+@pytest.mark.parametrize("accuracy", [0.97, 0.95, 0.8])
+@pytest.mark.parametrize("loss", [0.0, 0.02])
+def test_answer_interval_covers_differences_near_the_ceiling(groups: int, accuracy: float, loss: float):
+    """The interval over groups alone covers 83 to 87 % of differences of 2 points from 97 %."""
+    rng, runs = np.random.default_rng(3), 300
+    covered = kept = 0
+    for _ in range(runs):
+        codes, dense = answers(rng, groups, loss, clips=60, accuracy=accuracy)
+        over_groups = paired_difference([summed(codes)], summed(dense), ratio)
+        change = (codes.astype(float) - dense).ravel() / codes.size
+        found = answer_interval(over_groups, change, [codes.size])
+        assert found.low < over_groups.value == found.value < found.high
+        covered += found.low <= -loss <= found.high
+        kept += found.low > -loss
+    assert covered / runs > 0.9
+    assert kept / runs < 0.1
+
+
+def test_answer_interval_is_not_a_point_where_groups_change_alike():
+    """One more error in each of three groups of 20, where rounding may leave an interval of 1e-16."""
+    change = np.repeat([-1 / 60, 0.0], [3, 57])
+    for half in (0.0, 3e-16):
+        found = answer_interval(Interval(-0.05, -0.05 - half, -0.05 + half), change, [60])
+        assert found.low < -0.1
+        assert found.high > 0
+
+
+def test_answer_interval_has_no_ends_without_those_over_groups():
+    found = answer_interval(Interval(-0.05, math.nan, math.nan), np.repeat([-1 / 60, 0.0], [3, 57]), [60])
+    assert found.value == -0.05
+    assert math.isnan(found.low)
+
+
+@pytest.mark.parametrize(("gained", "lost", "size"), [(14, 26, 200), (3, 0, 60), (5, 5, 12), (0.4, 2.3, 31.5)])
+def test_score_interval_inverts_the_score_test_of_paired_shares(gained: float, lost: float, size: float):
+    """The ends have a score statistic of 1.96 where the likelihood is largest under the difference."""
+    for end in score_interval(gained / size, lost / size, size):
+        shares = np.linspace(max(0.0, -end), (1 - end) / 2, 400_002)[1:-1]  # that only the other answer is right
+        likelihood = (
+            gained * np.log(shares + end) + lost * np.log(shares) + (size - gained - lost) * np.log1p(-2 * shares - end)
+        )
+        likely = shares[np.argmax(likelihood)]
+        variance = size * (2 * likely + end - end**2)
+        assert abs(gained - lost - size * end) / math.sqrt(variance) == pytest.approx(1.96, abs=2e-3)
+
+
+def test_score_interval_stays_within_differences_of_shares():
+    assert score_interval(1.0, 0.0, 40)[1] == 1.0
+    assert score_interval(0.0, 1.0, 40)[0] == -1.0
+    low, high = score_interval(0.0, 0.0, 40)
+    assert -low == pytest.approx(high)
 
 
 def test_paired_difference_without_a_difference_errs_in_one_of_twenty():

@@ -12,6 +12,7 @@ from otoscope.protocols import held_out
 from otoscope.protocols.mariotte2025.measure import ClipTargets, SplitFeatures, measure_factors
 from otoscope.protocols.strict.compare import choosing_records
 from otoscope.protocols.strict.differences import (
+    TaskScores,
     curve_differences,
     factor_difference,
     structure_differences,
@@ -151,7 +152,8 @@ def _strict(given: Encoded, targets: FactorTargets, about: Record) -> Iterator[R
             for units in (codes, given.layers[1])
         )
         yield from answer.records
-        yield task_difference(task, [answer.sums], other.sums, about)
+        scores = [TaskScores(one.sums, one.shares) for one in (answer, other)]
+        yield task_difference(task, scores[:1], scores[1], about)
     compared = score_representation(given.layers[1], targets, STRICT)
     yield from factor_difference([read[2].squares], read[1].squares, common, about)
     yield from structure_differences([found], compared, common, about)

@@ -16,16 +16,13 @@ from otoscope.formatting import known
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import (
     Interval,
-    Z,
     fold_overlap,
     independent_units,
-    jackknife_error,
-    leave_one_out,
+    jackknife_sums,
     recall_interval,
-    t_quantile,
     widen,
 )
-from otoscope.resampling.paired import paired_error
+from otoscope.resampling.paired import answer_interval
 
 PREDICTIONS: dict[str, pl.DataType] = {
     **{name: pl.String() for name in ("protocol", "representation")},
@@ -129,15 +126,14 @@ def accuracy_by_group(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def accuracy_difference(first: pl.DataFrame, second: pl.DataFrame) -> Interval:
-    r"""Return the accuracy of one probe minus that of another on the same clips, with the interval of the difference.
+    """Return the accuracy of one probe minus that of another on the same clips, with the interval of the difference.
 
     Args:
         first: Rows of `PREDICTIONS` of one probe.
         second: Rows of another probe of the same label; clips that only one of them predicts are left out.
 
-    The error is that of the jackknife over groups, with Student's t, and at least that of independent clips:
-    $\sqrt{b + c + 1} / n$ with $b + c$ of $n$ clips that one probe alone predicts right (McNemar, *Psychometrika* 12,
-    1947). It is wider by `fold_overlap` in a cross-fit. The ends are NaN with fewer than two groups.
+    The interval is that of `answer_interval`, wider by `fold_overlap` in a cross-fit. The ends are NaN with fewer than
+    two groups.
 
     >>> rows = pl.DataFrame({"clip_id": list("pqrs"), "group": list("xxyy"), "true_class": list("aaaa"),
     ...                      "predicted_class": list("aaab")})
@@ -152,13 +148,10 @@ def accuracy_difference(first: pl.DataFrame, second: pl.DataFrame) -> Interval:
     change = (both["right"] - both["right_right"]).to_numpy().astype(np.float64)
     terms = np.stack([change, np.ones(len(change))], axis=1)
     sums = group_sums(terms, both["group"].to_numpy())
-    value, without = leave_one_out(sums, lambda part: part[..., 0] / part[..., 1])
-    if len(sums) < 2:
-        return Interval(float(value), math.nan, math.nan)
-    of_clips = Z * paired_error(change)
-    half = max(t_quantile(len(sums)) * float(jackknife_error(without)), of_clips)
-    half *= fold_overlap(first["fold"].n_unique() if "fold" in first.columns else 1)
-    return Interval(float(value), max(float(value) - half, -1.0), min(float(value) + half, 1.0))
+    over_groups = Interval(*(float(x) for x in jackknife_sums(sums, lambda part: part[..., 0] / part[..., 1])))
+    found = answer_interval(over_groups, change / len(change), [len(change)])
+    factor = fold_overlap(first["fold"].n_unique() if "fold" in first.columns else 1)
+    return Interval(found.value, *(float(end) for end in widen(*found, factor=factor, bounds=(-1.0, 1.0))))
 
 
 def class_names(rows: pl.DataFrame) -> list[str]:

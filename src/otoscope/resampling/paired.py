@@ -7,15 +7,15 @@ interval is that of the difference.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from otoscope.errors import EvaluationError
-from otoscope.resampling.intervals import CONFIDENCE, Interval, jackknife_error
+from otoscope.resampling.intervals import CONFIDENCE, Interval, Z, jackknife_error, unseen_error
 
 
 class Variance(NamedTuple):
@@ -109,3 +109,66 @@ def paired_error(change: Float[np.ndarray, " clips"]) -> float:
     0.3333333333333333
     """
     return math.sqrt(np.square(change).sum() + 1) / len(change)
+
+
+def answer_interval(
+    over_groups: Interval, change: Float[np.ndarray, " clips"], sizes: Sequence[float] | Float[np.ndarray, " classes"]
+) -> Interval:
+    r"""Return the interval of a difference of two accuracies on the same clips.
+
+    Near 100 % few clips differ. The interval over groups is then too narrow, and has no width if all groups have as
+    many of them. With $u_i$ the change of clip $i$ (the change of its answer times its weight), $b$ and $c$ the sums of
+    the positive and negative ones in size and $\Delta = b - c$, the difference is as uncertain as that of
+    $n^* = (b + c - \Delta^2) / s^2$ independent clips (Korn and Graubard, *Survey Methodology* 24, 1998). $s$ is the
+    half-width over groups divided by $z$, at least the error of $n$ independent clips,
+    $\sqrt{\sum_i u_i^2 - \Delta^2 / n}$. The ends are those of the score interval for $n^* b$ and $n^* c$ of $n^*$
+    clips (Tango, *Statistics in Medicine* 17, 1998). If no clip differs, they are the error rate that this number of
+    clips per class can hide (`unseen_error`).
+
+    Args:
+        over_groups: the difference and its interval over groups; without ends, neither has the result.
+        change: change of the score by each clip, as a mean over seeds; the sum is the difference.
+        sizes: number of clips of each class.
+
+    >>> each = Interval(-0.05, -0.05, -0.05)  # three groups of 20, of which one more is wrong in each
+    >>> found = answer_interval(each, np.repeat([-1 / 60, 0.0], [3, 57]), [60])
+    >>> round(found.low, 3), round(found.high, 3)
+    (-0.137, 0.013)
+    """
+    value, half = over_groups.value, (over_groups.high - over_groups.low) / 2
+    if math.isnan(half):
+        return over_groups
+    if not change.any():
+        bound = unseen_error(sizes)
+        return Interval(value, value - bound, value + bound)
+    gained, lost = float(np.maximum(change, 0).sum()), float(np.maximum(-change, 0).sum())
+    spread, of_clips = gained + lost - value**2, np.square(change).sum() - value**2 / len(change)
+    size = spread / max((half / Z) ** 2, float(of_clips)) if spread > 1e-12 else len(change)
+    return Interval(value, *score_interval(gained, lost, size))
+
+
+def score_interval(gained: float, lost: float, size: float) -> tuple[float, float]:
+    """Return the 95 % score interval of a difference of paired shares (Tango, *Statistics in Medicine* 17, 1998).
+
+    `gained` and `lost` are the shares of rows that one of two answers alone has right, of `size` rows. The ends are the
+    differences whose score statistic, with the share lost at its maximum likelihood, is the normal quantile.
+
+    >>> low, high = score_interval(14 / 200, 26 / 200, 200)
+    >>> round(low, 3), round(high, 3)
+    (-0.124, 0.002)
+    """
+
+    def above(difference: float, quantile: float) -> float:
+        b = 2 - gained + lost
+        c = -lost * difference * (1 - difference)
+        b = b * difference - gained - lost
+        likely = (math.sqrt(max(b**2 - 8 * c, 0.0)) - b) / 4
+        variance = (2 * likely + difference * (1 - difference)) / size
+        away = gained - lost - difference
+        statistic = away / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, away) if away else 0.0
+        return statistic - quantile
+
+    value, edge = gained - lost, 1 - 1e-9
+    low = cast(float, optimize.brentq(above, -edge, value, args=(Z,))) if above(-edge, Z) > 0 else -1.0
+    high = cast(float, optimize.brentq(above, value, edge, args=(-Z,))) if above(edge, -Z) < 0 else 1.0
+    return low, high

@@ -14,7 +14,7 @@ from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.claim_sources import strict_claims
 from otoscope.protocols.claims import Reason
 from otoscope.protocols.comparison import Verdict
-from otoscope.protocols.strict.differences import task_difference
+from otoscope.protocols.strict.differences import TaskScores, task_difference
 from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, single_label_task
 from otoscope.resampling.groups import group_folds
 from otoscope.sae.model import SparseAutoencoder
@@ -102,8 +102,9 @@ def test_claim_of_the_task_does_not_fail_for_codes_with_one_clean_latent_per_sou
         name: evaluate_task(task, units[name], split=targets.split, groups=targets.groups, repeat=repeat, about=record)
         for name, record in named.items()
     }
+    scores = {name: TaskScores(one.sums, one.shares) for name, one in found.items()}
     change = task_difference(
-        task, [found["sae"].sums], found["dense"].sums, replace(named["sae"], representation="dense", seed=None)
+        task, [scores["sae"]], scores["dense"], replace(named["sae"], representation="dense", seed=None)
     )
     rows = to_table([*found["sae"].records, *found["dense"].records, change])
     claim = strict_claims(ResultsTable(rows)).task

@@ -8,7 +8,7 @@ from scipy import stats
 
 from otoscope.config.strict import StrictSettings
 from otoscope.metrics.record import Record
-from otoscope.protocols.strict.differences import curve_differences, structure_differences, task_difference
+from otoscope.protocols.strict.differences import TaskScores, curve_differences, structure_differences, task_difference
 from otoscope.protocols.strict.layers_and_limits import Level, limit_records
 from otoscope.protocols.strict.regression import fit_ridge_scores, predicted_factors, predicted_share_records
 from otoscope.protocols.strict.structure import (
@@ -137,8 +137,8 @@ def test_structure_differences_are_paired_by_factor(known: dict[str, Representat
 def test_task_difference_of_equal_answers_is_bounded_by_the_number_of_clips():
     labels = np.tile(["a", "b"], 90)
     task = single_label_task("vowel", labels)
-    sums = np.zeros((4, 2, 2)) + 6.0
-    found = task_difference(task, [sums, sums], sums, ABOUT)
+    right = TaskScores(np.zeros((4, 2, 2)) + 6.0, np.full(48, 1 / 48))
+    found = task_difference(task, [right, right], right, ABOUT)
     assert (found.value, found.groups) == (0.0, 4)
     assert found.high == -found.low == pytest.approx(1 - 0.025 ** (1 / 48))
 

@@ -53,6 +53,19 @@ def test_evaluate_task_scores_signal_but_not_shuffled_features():
         assert (test.n, test.groups) == (80, 8)
 
 
+def test_evaluate_task_divides_the_score_among_the_answers_of_test_clips():
+    features, (colour, shape), value = hidden()
+    both = multi_label_task({"colour": colour, "shape": shape}, split=SPLIT)
+    assert both is not None
+    noise = np.random.default_rng(4).permutation(features)
+    for task in (single_label_task("colour", colour), both):
+        for units in (features, noise):
+            found = evaluate(task, units)
+            assert found.shares.sum() == pytest.approx(found.records[0].value)
+            assert not found.shares[SPLIT != "test"].any()
+    assert not evaluate(continuous_task("value", value), features).shares.any()
+
+
 def test_evaluate_task_predicts_rare_classes():
     rng = np.random.default_rng(1)
     rare = rng.random(240) < 0.1

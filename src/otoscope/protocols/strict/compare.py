@@ -20,6 +20,7 @@ from otoscope.metrics.robust_factors import effective_rank
 from otoscope.metrics.stability import SHARE
 from otoscope.protocols import strict
 from otoscope.protocols.strict.differences import (
+    TaskScores,
     curve_differences,
     factor_difference,
     structure_differences,
@@ -209,9 +210,9 @@ class ComparisonParts:
                 other = self._read_arrays(part)
                 about = replace(self._record_template(first), representation=name, seed=None)
                 for i, task in enumerate(tasks):
-                    sums = [arrays[f"task.{i}"] for arrays in codes]
+                    answers = [TaskScores(one[f"task.{i}"], one[f"task.{i}.shares"]) for one in (*codes, other)]
                     known = int((task.known & in_split(self.experiment.targets.split, "test")).sum())
-                    found = task_difference(task, sums, other[f"task.{i}"], replace(about, n=known))
+                    found = task_difference(task, answers[:-1], answers[-1], replace(about, n=known))
                     records += self._over_folds([found])
                 if in_full and self.experiment.targets.names:
                     squares = [arrays["linear.squares"] for arrays in codes]

@@ -6,6 +6,7 @@ records name the other representation in `representation` and the first seed's S
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -17,24 +18,27 @@ from otoscope.metrics.registry import METRICS, STRUCTURE
 from otoscope.metrics.structure import FactorMask
 from otoscope.protocols.strict.structure import CommonFactors, RepresentationScores, clipped_mean_r2, vary_factors
 from otoscope.protocols.strict.tasks import TASK_METRICS, Task, score_from_sums
-from otoscope.resampling.intervals import Interval, unseen_error
-from otoscope.resampling.paired import paired_difference, spread_over_seeds, student_interval
+from otoscope.resampling.intervals import Interval
+from otoscope.resampling.paired import answer_interval, paired_difference, spread_over_seeds, student_interval
 
 Sums = Float[np.ndarray, "groups ..."]
 
 
-def task_difference(task: Task, codes: Sequence[Sums], other: Sums, about: Record) -> Record:
-    """Return the difference of a task's score on the same clips.
+class TaskScores(NamedTuple):
+    """Sums per test group of one representation's score, and the parts of the score that its clips make up (or 0)."""
 
-    A difference that is equal in every group has a jackknife interval of zero width. It is widened by the error rate
-    that clips of this number per class can hide (`unseen_error`).
-    """
-    found = paired_difference(codes, other, lambda sums: score_from_sums(task.kind, sums))
-    if task.kind != "continuous" and found.low == found.high:
-        bound = unseen_error(other.sum(axis=0)[:, 1::2].ravel().tolist())
-        found = Interval(found.value, found.value - bound, found.value + bound)
+    sums: Sums
+    shares: Float[np.ndarray, " clips"]
+
+
+def task_difference(task: Task, codes: Sequence[TaskScores], other: TaskScores, about: Record) -> Record:
+    """Return the difference of a task's score on the same clips; see `answer_interval` for that of accuracies."""
+    found = paired_difference([one.sums for one in codes], other.sums, lambda sums: score_from_sums(task.kind, sums))
+    if task.kind != "continuous":
+        change = np.mean([one.shares for one in codes], axis=0) - other.shares
+        found = answer_interval(found, change, other.sums.sum(axis=0)[:, 1::2].ravel())
     metric = METRICS[TASK_METRICS[task.kind]].difference
-    return about.with_score(metric, found, target=task.name, groups=len(other))
+    return about.with_score(metric, found, target=task.name, groups=len(other.sums))
 
 
 def factor_difference(codes: Sequence[Sums], other: Sums, common: CommonFactors, about: Record) -> Iterator[Record]:

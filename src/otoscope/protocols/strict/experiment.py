@@ -204,7 +204,7 @@ class StrictExperiment:
         for number, task in enumerate(self.tasks):
             answer = evaluate_task(task, units, split=targets.split, groups=targets.groups, repeat=repeat, about=about)
             records += answer.records
-            arrays[f"task.{number}"] = answer.sums
+            arrays[f"task.{number}"], arrays[f"task.{number}.shares"] = answer.sums, answer.shares
             if task.kind == "single":
                 predicted = np.full(len(task.known), NOT_TESTED, dtype=np.int32)
                 predicted[answer.tested] = answer.says.argmax(axis=1)

@@ -61,11 +61,13 @@ class Task:
 class TaskResult(NamedTuple):
     """Records of one task, the sums per test group that its score is computed from, and the predicted outputs.
 
-    `tested` are the rows of the predictions `says`, `held` the score of each fold on its own fitted groups.
+    `shares` are the parts of the score that each clip's right answers make up, 0 for clips that are not tested and for
+    values. `tested` are the rows of the predictions `says`, `held` the score of each fold on its own fitted groups.
     """
 
     records: list[Record]
     sums: Float[np.ndarray, "groups outputs figures"]
+    shares: Float[np.ndarray, " clips"]
     tested: Int[np.ndarray, " test"]
     says: Float[np.ndarray, "test outputs"]
     held: Float[np.ndarray, " folds"]
@@ -172,7 +174,10 @@ def evaluate_task(
     fitted = task.known & (in_split(split, "train") | in_split(split, "valid"))
     held = replace(shared, split="valid", value=float(np.mean([answer.held for answer in answers])))
     on_valid = replace(held, n=int(fitted.sum()), groups=len(np.unique(groups[fitted])))
-    return TaskResult([on_test, on_valid], sums, test, says, held_scores)
+    shares = np.zeros(len(task.known))
+    if task.kind != "continuous":
+        shares[test] = answer_shares(terms[:, counted])
+    return TaskResult([on_test, on_valid], sums, shares, test, says, held_scores)
 
 
 class _Answer(NamedTuple):
@@ -242,6 +247,12 @@ def _terms(
     if kind == "single":
         return np.stack([says * truth, truth], axis=-1)
     return np.stack([says * truth, truth, (1 - says) * (1 - truth), 1 - truth], axis=-1)
+
+
+def answer_shares(terms: Float[np.ndarray, "rows outputs figures"]) -> Float[np.ndarray, " rows"]:
+    """Return the part of the score that each row's right answers make up, from hits and sizes; the sum is the score."""
+    hits, sizes = terms[..., 0::2], terms[..., 1::2].sum(axis=0)
+    return (hits / np.where(sizes > 0, sizes, math.nan)).mean(axis=(1, 2))
 
 
 def task_interval(kind: Kind, sums: Float[np.ndarray, "groups outputs figures"]) -> Interval:
