@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from otoscope.activations.format import store_spec
-from otoscope.encoders.base import ContextMode, Encoder
+from otoscope.encoders.base import Encoder
+from otoscope.encoders.batched import ContextMode
 from otoscope.encoders.catalog import load_encoder, reinitialise
 from otoscope.errors import ConfigError, EncoderError
 from tests.support.tiny import write_tiny_checkpoint

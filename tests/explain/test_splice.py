@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from otoscope.encoders.base import BatchedEncoder
+from otoscope.encoders.batched import BatchedEncoder
 from otoscope.encoders.catalog import load_encoder
 from otoscope.errors import EncoderError, UnknownLayer
 from otoscope.explain.splice import (

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers
+from otoscope.encoders.base import block_layers
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.hooks import capture_blocks
 from otoscope.sae import SparseAutoencoder, TopK
 

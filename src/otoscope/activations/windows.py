@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from otoscope.corpus.streaming import StreamedClip
-from otoscope.encoders.base import BatchedEncoder, Encoded, Encoder, Frames
+from otoscope.encoders.base import Encoded, Encoder, Frames
+from otoscope.encoders.batched import BatchedEncoder
 from otoscope.errors import ConfigError, EncoderError
 
 ROUNDING = 0.02

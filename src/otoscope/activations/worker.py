@@ -21,7 +21,8 @@ from otoscope.activations.storage import Storage
 from otoscope.activations.windows import EncodedWindow, Windower, encode_windows
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.streaming import StreamedClip
-from otoscope.encoders.base import Encoder, side_by_side
+from otoscope.encoders.base import Encoder
+from otoscope.encoders.batched import side_by_side
 from otoscope.errors import AudioError
 from otoscope.formatting import count
 

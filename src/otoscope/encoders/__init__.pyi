@@ -1,11 +1,11 @@
-from .base import BatchedEncoder as BatchedEncoder
 from .base import Encoded as Encoded
 from .base import Encoder as Encoder
 from .base import Frames as Frames
 from .base import Layer as Layer
-from .base import Runtime as Runtime
-from .base import States as States
 from .base import frame_spans as frame_spans
+from .batched import BatchedEncoder as BatchedEncoder
+from .batched import Runtime as Runtime
+from .batched import States as States
 from .catalog import FAMILIES as FAMILIES
 from .catalog import MODELS as MODELS
 from .catalog import KnownModel as KnownModel

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from otoscope.encoders.base import BatchedEncoder, ContextMode, Encoder, Runtime
+from otoscope.encoders.base import Encoder
+from otoscope.encoders.batched import BatchedEncoder, ContextMode, Runtime
 from otoscope.encoders.model_folder import read_config
 from otoscope.encoders.precision import Precision, available_precision
 from otoscope.encoders.resolve import ModelSource, resolve

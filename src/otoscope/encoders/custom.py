@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from otoscope.encoders.base import BatchedEncoder, Layer, Runtime, States
+from otoscope.encoders.base import Layer
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.hooks import Capture, capture
 from otoscope.errors import EncoderError
 from otoscope.hardware import find_device

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 
 from otoscope.corpus.audio import resample
-from otoscope.encoders.base import Encoder, Wave, check_layers, side_by_side
+from otoscope.encoders.base import Encoder, Wave, check_layers
+from otoscope.encoders.batched import side_by_side
 from otoscope.errors import EvaluationError
 from otoscope.explain.frame_descriptors import log_mel
 from otoscope.explain.response_curves import BinSums, band_bins, best_band_r2, centre_and_width, selectivity

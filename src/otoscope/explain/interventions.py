@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from otoscope.encoders.base import BatchedEncoder, Encoder
+from otoscope.encoders.base import Encoder
+from otoscope.encoders.batched import BatchedEncoder
 from otoscope.errors import EvaluationError, suggest
 from otoscope.explain.readouts import Readouts
 from otoscope.explain.selection import correlations

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from otoscope.encoders.base import BatchedEncoder, Encoded, Encoder, Wave, check_layers
+from otoscope.encoders.base import Encoded, Encoder, Wave, check_layers
+from otoscope.encoders.batched import BatchedEncoder
 from otoscope.encoders.catalog import TrainedOn
 from otoscope.encoders.hooks import replace_states
 from otoscope.errors import EncoderError, EvaluationError

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from otoscope.corpus.datasets.fsdd import SpokenString
-from otoscope.encoders.base import BatchedEncoder
+from otoscope.encoders.batched import BatchedEncoder
 from otoscope.explain.splice import (
     SpliceScore,
     Substitute,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from otoscope.activations.store import ActivationStore
 from otoscope.corpus.audio import load_clip
 from otoscope.corpus.table import Corpus
-from otoscope.encoders.base import BatchedEncoder
+from otoscope.encoders.batched import BatchedEncoder
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.firing import diverse, draw_clips
 from otoscope.explain.interventions import ReadoutExperiment

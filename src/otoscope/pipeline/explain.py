@@ -8,7 +8,7 @@ from otoscope.explain import ActivationIndex
 from otoscope.explain.activation_index import remove_index
 from otoscope.formatting import comma_list, first_few
 from otoscope.pipeline.explain_steps import (
-    Step,
+    ExplainStep,
     annotations_step,
     attribution_step,
     cards_step,
@@ -74,7 +74,7 @@ def step_inputs(run: Context) -> dict[str, str]:
     return {name: step.inputs for name, step in _steps(prepare(run)).items()}
 
 
-def _steps(stage: ExplainedRun) -> dict[str, Step]:
+def _steps(stage: ExplainedRun) -> dict[str, ExplainStep]:
     """Return the steps that are possible for the dictionary; raise `ConfigError` for one on request that is not."""
     steps = [firing_step(stage), top_clips_step(stage)]
     if stage.member.pooling == "encode_then_pool":
@@ -89,7 +89,7 @@ def _steps(stage: ExplainedRun) -> dict[str, Step]:
     return found
 
 
-def _skipped(stage: ExplainedRun, steps: Mapping[str, Step]) -> list[str]:
+def _skipped(stage: ExplainedRun, steps: Mapping[str, ExplainStep]) -> list[str]:
     """Return the steps of `explain.only` that are not possible, a line for each reason.
 
     Annotations, which are listed by default, count if the corpus has some or if nothing else is listed.

@@ -51,7 +51,7 @@ from otoscope.sae.model import load_sae
 
 
 @dataclass(frozen=True)
-class Step:
+class ExplainStep:
     """Tables of `explain/` that are computed together, with a card of their own in `explain/steps/`."""
 
     name: str
@@ -96,7 +96,7 @@ def _code(step: str) -> str:
     return code_version("otoscope.pipeline.changed_layer", f"otoscope.pipeline.{step}")
 
 
-def firing_step(stage: ExplainedRun) -> Step:
+def firing_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that writes when latents fire."""
     settings, corpus = stage.run.config.explain, stage.corpus
 
@@ -116,10 +116,10 @@ def firing_step(stage: ExplainedRun) -> Step:
         }
 
     inputs = fingerprint(stage.inputs, stage.gallery_inputs, settings.latents, settings.examples)
-    return Step("firing", inputs, ("firing", "co_firing", "examples"), compute, stage.run.folder.explain)
+    return ExplainStep("firing", inputs, ("firing", "co_firing", "examples"), compute, stage.run.folder.explain)
 
 
-def cards_step(stage: ExplainedRun) -> Step:
+def cards_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that writes cards, response curves and temporal profiles."""
     settings, corpus, watch = stage.run.config.explain, stage.corpus, stage.run.progress
 
@@ -148,10 +148,10 @@ def cards_step(stage: ExplainedRun) -> Step:
 
     inputs = fingerprint(stage.inputs, stage.gallery_inputs, settings.latents, settings.clips)
     names = ("cards", "responses", "shares", "measurements", "near_misses")
-    return Step("cards", inputs, names, compute, stage.run.folder.explain)
+    return ExplainStep("cards", inputs, names, compute, stage.run.folder.explain)
 
 
-def splice_step(stage: ExplainedRun) -> Step:
+def splice_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that measures what later layers hold if the reconstruction replaces the layer."""
     others = [
         member
@@ -160,7 +160,7 @@ def splice_step(stage: ExplainedRun) -> Step:
     ]
     inputs = fingerprint(stage.splice_inputs, stage.cards_of(others), _code("splice"))
     members = [stage.member, *others]
-    return Step(
+    return ExplainStep(
         "splice",
         inputs,
         ("splice",),
@@ -169,13 +169,15 @@ def splice_step(stage: ExplainedRun) -> Step:
     )
 
 
-def lens_step(stage: ExplainedRun) -> Step:
+def lens_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that transcribes spoken words from each layer of Whisper."""
     inputs = fingerprint(stage.splice_inputs, _code("splice"))
-    return Step("lens", inputs, ("lens",), lambda: {"lens": lens_table(stage.changed_layer)}, stage.run.folder.explain)
+    return ExplainStep(
+        "lens", inputs, ("lens",), lambda: {"lens": lens_table(stage.changed_layer)}, stage.run.folder.explain
+    )
 
 
-def attribution_step(stage: ExplainedRun) -> Step:
+def attribution_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that attributes decisions to latents, and activations to parts of the sound."""
     folder, settings = stage.run.folder.explain, stage.run.config.explain
     names = ("decisions", "occlusion", "relevance", "masked", "attribution")
@@ -187,15 +189,15 @@ def attribution_step(stage: ExplainedRun) -> Step:
         return dict(zip(names, tables, strict=True))
 
     inputs = fingerprint(stage.inputs, stage.gallery_inputs, settings.latents, _code("attribution"))
-    return Step("attribution", inputs, names, compute, folder, also=r"masked\d{5,}-0\.flac")
+    return ExplainStep("attribution", inputs, names, compute, folder, also=r"masked\d{5,}-0\.flac")
 
 
-def interventions_step(stage: ExplainedRun) -> Step:
+def interventions_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that changes latents and rival directions and reads out the last layer."""
     return _readout_step(stage, "interventions", InterventionTables._fields, intervention_tables)
 
 
-def erasure_step(stage: ExplainedRun) -> Step:
+def erasure_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that erases each concept, and swaps it between clips."""
     clips = stage.run.config.explain.erasure_clips
     return _readout_step(stage, "erasure", ErasureTables._fields, erasure_tables, clips)
@@ -207,15 +209,15 @@ def _readout_step(
     tables: tuple[str, ...],
     measure: Callable[[ChangedLayer], InterventionTables | ErasureTables],
     *sizes: int,
-) -> Step:
+) -> ExplainStep:
     """Return a step that changes the layer and reads out concepts from the last one; `sizes` are its own settings."""
     settings = stage.run.config.explain
     shared = (settings.concepts, settings.intervention_clips, *sizes)
     inputs = fingerprint(stage.inputs, stage.store.content_id(), shared, _code(name))
-    return Step(name, inputs, tables, lambda: measure(stage.changed_layer)._asdict(), stage.run.folder.explain)
+    return ExplainStep(name, inputs, tables, lambda: measure(stage.changed_layer)._asdict(), stage.run.folder.explain)
 
 
-def sweeps_step(stage: ExplainedRun) -> Step:
+def sweeps_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that sings clips in which one factor changes, and all of them."""
     run, settings = stage.run, stage.run.config.explain
 
@@ -232,10 +234,10 @@ def sweeps_step(stage: ExplainedRun) -> Step:
             )._asdict()
 
     inputs = fingerprint(stage.inputs, stage.gallery_inputs, settings.latents, settings.sweep_clips)
-    return Step("sweeps", inputs, SweepTables._fields, compute, run.folder.explain)
+    return ExplainStep("sweeps", inputs, SweepTables._fields, compute, run.folder.explain)
 
 
-def matching_step(stage: ExplainedRun) -> Step:
+def matching_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that writes families of latents, and the partners of every latent in other dictionaries."""
     wanted, watch = stage.run.config.explain.dictionaries == "all", stage.run.progress
     others = [member for member in stage.grid if wanted and member.sae_id != stage.member.sae_id]
@@ -269,7 +271,7 @@ def matching_step(stage: ExplainedRun) -> Step:
         stage.cards_of(others),
         [(name, index.card["inputs"]) for name, index in elsewhere.items()],
     )
-    return Step("matching", inputs, ("families", "matching", "matches"), compute, stage.run.folder.explain)
+    return ExplainStep("matching", inputs, ("families", "matching", "matches"), compute, stage.run.folder.explain)
 
 
 def _indices_of(run: Path | None) -> dict[str, ActivationIndex]:
@@ -282,7 +284,7 @@ def _indices_of(run: Path | None) -> dict[str, ActivationIndex]:
     return {f"{run.name}/{folder.name}": ActivationIndex.open(folder) for folder in folders}
 
 
-def annotations_step(stage: ExplainedRun) -> Step:
+def annotations_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that finds the latent of each annotated label, with sounds."""
     run, settings, folder = stage.run, stage.run.config.explain, stage.run.folder.explain
     root, tiers = run.config.corpus.annotation_folder(run.folder.sound), run.config.corpus.tiers
@@ -313,13 +315,15 @@ def annotations_step(stage: ExplainedRun) -> Step:
 
     inputs = fingerprint(stage.inputs, annotation_files(root), tiers, settings.clips)
     names = ("annotated_labels", "annotated_examples", "annotated_unscored")
-    return Step("annotations", inputs, names, compute, folder, also=r"annotated\d+\.flac", possible=root is not None)
+    return ExplainStep(
+        "annotations", inputs, names, compute, folder, also=r"annotated\d+\.flac", possible=root is not None
+    )
 
 
-def top_clips_step(stage: ExplainedRun) -> Step:
+def top_clips_step(stage: ExplainedRun) -> ExplainStep:
     """Return the step that writes sound and pictures for the gallery."""
     inputs = fingerprint(stage.inputs, stage.gallery_inputs, stage.run.config.report.clips)
-    return Step(
+    return ExplainStep(
         "top_clips",
         inputs,
         ("top_clips",),

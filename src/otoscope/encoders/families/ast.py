@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.encoders.base import BatchedEncoder, Frames, Layer, Runtime, States, block_layers, frame_spans
+from otoscope.encoders.base import Frames, Layer, block_layers, frame_spans
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.hooks import capture_blocks
 from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource

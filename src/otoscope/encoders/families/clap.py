@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from otoscope.encoders.base import BatchedEncoder, Frames, Runtime, States, block_layers
+from otoscope.encoders.base import Frames, block_layers
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.families.ast import band_edges_hz, place_patches
 from otoscope.encoders.hooks import capture_blocks
 from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers, receptive_field
+from otoscope.encoders.base import block_layers, receptive_field
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.hooks import capture_blocks
 from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource

@@ -27,15 +27,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from otoscope.encoders.base import (
-    BatchedEncoder,
-    Layer,
-    Runtime,
-    States,
-    block_layers,
-    convolved_length,
-    receptive_field,
-)
+from otoscope.encoders.base import Layer, block_layers, convolved_length, receptive_field
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.hooks import capture_blocks
 from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, read_config, require_equal
 from otoscope.encoders.resolve import ModelSource

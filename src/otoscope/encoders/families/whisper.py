@@ -16,7 +16,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from otoscope.encoders.base import BatchedEncoder, Runtime, States, block_layers
+from otoscope.encoders.base import block_layers
+from otoscope.encoders.batched import BatchedEncoder, Runtime, States
 from otoscope.encoders.hooks import capture_blocks
 from otoscope.encoders.model_folder import load_config, load_extractor, load_weights, require_equal
 from otoscope.encoders.resolve import ModelSource
