@@ -120,13 +120,26 @@ def interval_text(row: Mapping[str, Any], tell: Callable[[float], str]) -> str:
     return f"95{NBSP}% interval {ends(row, tell)}" if known(row["low"]) and known(row["high"]) else ""
 
 
+LARGEST_SCORE = 1.0
+"""Largest R², accuracy, F1, AUROC and |r|."""
+
+
+def nothing_exceeds(null_high: Number) -> bool:
+    """Return True if the upper end of a null is the largest score: a score cannot be beyond chance.
+
+    >>> nothing_exceeds(1.0), nothing_exceeds(0.3), nothing_exceeds(None)
+    (True, False, False)
+    """
+    return null_high is not None and null_high >= LARGEST_SCORE
+
+
 def untested(row: Mapping[str, Any]) -> bool:
     """Return whether there were too few clips or groups for a null: its upper end is 1, and it has no mean.
 
     >>> untested({"null_high": 1.0, "null_mean": None}), untested({"null_high": 1.0, "null_mean": 0.0})
     (True, False)
     """
-    return row.get("null_high") == 1 and not known(row.get("null_mean"))
+    return nothing_exceeds(row.get("null_high")) and not known(row.get("null_mean"))
 
 
 def backed(row: Mapping[str, Any], *, as_percent: bool = True) -> str:

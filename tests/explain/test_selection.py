@@ -362,6 +362,26 @@ def test_choose_latents_tells_a_detector_of_a_class_from_a_latent_of_the_factor(
     assert found[False] == [WithinClasses.HOLDS] * 20
 
 
+def test_choose_latents_leaves_open_what_too_few_permutations_can_tell() -> None:
+    """One test clip differs in the factor, so that its values have ten arrangements."""
+    rng = np.random.default_rng(0)
+    group, technique = np.divmod(np.arange(200), 20)
+    technique %= 4
+    factor = 3.0 * technique + rng.normal(size=200)
+    test = group >= 7
+    factor[test] = 1.0
+    factor[np.flatnonzero(test)[0]] = 2.0
+    names, labels = (
+        group.astype(str).tolist(),
+        {"technique": np.where(test & (np.arange(200) % 2 == 0), "9", technique)},
+    )
+    codes = np.maximum(factor[:, None] + rng.normal(size=(200, 1)), 0)
+    masks = {"train_mask": ~test, "test_mask": test, "groups": names}
+    (choice,) = choose_latents(codes, factor[:, None], ["f"], scores=[0.9], labels=labels, **masks)
+    assert choice.outcome is LatentOutcome.NOT_TESTABLE
+    assert (choice.class_labels, choice.within_classes) == (("technique",), WithinClasses.OPEN)
+
+
 def test_choose_latents_leaves_open_what_too_few_clips_per_class_can_tell() -> None:
     rng = np.random.default_rng(0)
     group, technique = np.divmod(np.arange(40), 4)

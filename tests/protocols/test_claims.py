@@ -53,6 +53,16 @@ def test_task_claim_is_not_decided_by_codes_at_chance_without_a_loss_beyond_the_
     assert lost.decide() == (Verdict.FAILS, Reason.LOSS)
 
 
+@pytest.mark.parametrize("mean", [float("nan"), 0.3])
+def test_task_claim_is_undecided_without_a_null(mean: float):
+    """A null that was computed may reach 1, too."""
+    layer = replace(number(0.8, null_high=1.0), null_mean=mean)
+    claim = TaskClaim(layer, {0.95: layer}, "technique", {0.95: number(0.0, -0.01, 0.01)})
+    untested = (Verdict.UNDECIDED, Reason.NOT_TESTABLE)
+    kept = (Verdict.NOTHING_TO_KEEP, Reason.NOTHING_TO_KEEP)
+    assert claim.decide() == (untested if math.isnan(mean) else kept)
+
+
 def test_task_claim_has_a_limit_only_if_the_densest_codes_are_best():
     codes = {0.9: number(0.8), 0.95: number(0.79)}
     claim = TaskClaim(number(0.8), codes, "technique", limit=number(0.95, 0.9, 0.99))

@@ -25,6 +25,7 @@ from otoscope.encoders.base import Frames
 from otoscope.errors import EvaluationError
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.factors.annotations import AnnotatedInterval
+from otoscope.formatting import LARGEST_SCORE
 from otoscope.resampling.intervals import bounded, jackknife_sums
 from otoscope.resampling.nulls import compare_with_maximum, permuted_order
 
@@ -202,7 +203,7 @@ def score_labels(frames: AnnotatedFrames, units: Sequence[Units], *, seed: int =
             for position, ((unit, _), threshold) in enumerate(zip(chosen, thresholds, strict=True))
         ]
         family = compare_with_maximum(np.array([score["f1"] for score in scores]), nulls)
-        highs = np.minimum(family.high, 1.0)  # the largest F1
+        highs = np.minimum(family.high, LARGEST_SCORE)
         for position, label in enumerate(labels):
             unit, threshold = int(chosen[position, 0]), thresholds[position]
             low_side = kind.kind == "dense" and unit >= kind.values.shape[1] // 2

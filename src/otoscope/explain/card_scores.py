@@ -16,6 +16,7 @@ from otoscope.errors import EvaluationError
 from otoscope.explain.cards import LatentDescription, describe_latents
 from otoscope.explain.frame_descriptors import FrameTable
 from otoscope.explain.response_curves import group_members, move_within_groups
+from otoscope.formatting import LARGEST_SCORE
 from otoscope.resampling.groups import number_groups
 from otoscope.resampling.intervals import MIN_GROUPS, Interval, bounded, jackknife_sums
 from otoscope.resampling.nulls import compare_with_maximum
@@ -122,7 +123,7 @@ def _tested_scores(scored: Sequence[_Scored]) -> list[CardScore]:
     null = np.stack([one.null for one in scored], axis=1)
     found = compare_with_maximum(np.array([one.score.auroc for one in scored]), null)
     return [
-        one.score._replace(permuted_high=math.nan if math.isnan(one.score.auroc) else float(min(high, 1.0)))
+        one.score._replace(permuted_high=math.nan if math.isnan(one.score.auroc) else float(min(high, LARGEST_SCORE)))
         for one, high in zip(scored, found.high, strict=True)
     ]
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.explain.firing import diverse
+from otoscope.formatting import LARGEST_SCORE, nothing_exceeds
 from otoscope.resampling.exchange import PERMUTATIONS, deviations, exchange, left_by_classes
 from otoscope.resampling.groups import group_sums, null_summary
 from otoscope.resampling.intervals import FISHER, MIN_GROUPS, jackknife_sums
@@ -131,7 +132,7 @@ class LatentChoice:
         """
         if self.test_clips < MIN_ROWS:
             return LatentOutcome.TOO_FEW_CLIPS
-        if self.null_high >= 1:
+        if nothing_exceeds(self.null_high):
             return LatentOutcome.NOT_TESTABLE
         if math.isnan(self.test_r) or abs(self.test_r) <= self.null_high:
             between = self.within and abs(self.overall_r) > self.null_high and self.test_r_high**2 < PREDICTED_R2
@@ -227,9 +228,13 @@ def _within_classes(
     left, freedom = left_by_classes(both[tested], *strata(tested))
     if freedom < MIN_ROWS:
         return {**fields, "within_classes": WithinClasses.OPEN}
-    orders = exchange(values[tested], groups[tested]).orders(seed=seed)
-    shuffled = left_by_classes(np.stack([left[order, 1] for order in orders], axis=1), *strata(tested))[0]
+    shuffled = [left[order, 1] for order in exchange(values[tested], groups[tested]).orders(seed=seed)]
+    if not shuffled:
+        return {**fields, "within_classes": WithinClasses.OPEN}
+    shuffled = left_by_classes(np.stack(shuffled, axis=1), *strata(tested))[0]
     null = float(null_summary(np.abs(correlations(left[:, :1], shuffled))[0])[1])
+    if nothing_exceeds(null):
+        return {**fields, "within_classes": WithinClasses.OPEN}
     r = float(np.nan_to_num(correlations(left[:, :1], left[:, 1:])[0, 0]))
     fields |= {"class_r": r, "class_null_high": null}
     if abs(r) > null:
@@ -353,7 +358,11 @@ def _tested_as_family(
         return choices
     found = compare_with_maximum(np.abs([choice.test_r for choice in choices]), np.stack(nulls, axis=1))
     return [
-        replace(choice, null_high=math.nan if math.isnan(choice.test_r) else float(min(high, 1.0)), p_value=float(p))
+        replace(
+            choice,
+            null_high=math.nan if math.isnan(choice.test_r) else float(min(high, LARGEST_SCORE)),
+            p_value=float(p),
+        )
         for choice, p, high in zip(choices, found.p_value, found.high, strict=True)
     ]
 

@@ -36,6 +36,7 @@ class Reason(Enum):
 
     TOO_FEW_GROUPS = "too few groups"
     # the task
+    NOT_TESTABLE = "too few clips or groups can be permuted"
     NOTHING_TO_KEEP = "the layer does not exceed permuted targets"
     AT_CHANCE = "the codes do not exceed permuted targets"
     NO_INTERVAL = "no interval"
@@ -149,12 +150,14 @@ class TaskClaim:
           exceed their null;
         - does not hold: the upper end lies below -2 points;
         - nothing to keep: the layer does not exceed its null;
-        - undecided: otherwise, as for codes that do not exceed their null, which shows no loss, and without an interval
-          or with fewer than `MIN_GROUPS` groups.
+        - undecided: otherwise, as for codes that do not exceed their null, which shows no loss, and without a null or
+          an interval, or with fewer than `MIN_GROUPS` groups.
 
         Seeds, sparsity limits, baselines and other targets inform and do not change the verdict.
         """
         codes, change = self.high, self.change
+        if self.dense.untestable or codes.untestable:
+            return Judgement(Verdict.UNDECIDED, Reason.NOT_TESTABLE)
         if self.dense.at_chance:
             return Judgement(Verdict.NOTHING_TO_KEEP, Reason.NOTHING_TO_KEEP)
         if not change.bounded:

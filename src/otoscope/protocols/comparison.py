@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.formatting import comma_list
+from otoscope.formatting import comma_list, untested
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
@@ -73,6 +73,11 @@ class Estimate:
     def at_chance(self) -> bool:
         """True if the value does not exceed the upper end of its null; False without a null."""
         return self.value <= self.null_high
+
+    @property
+    def untestable(self) -> bool:
+        """True if there were too few clips or groups for a null."""
+        return untested(vars(self))
 
     @property
     def too_few_groups(self) -> bool:
@@ -178,6 +183,11 @@ class Comparison:
     def at_chance(self) -> bool:
         """True if neither the layer nor the codes exceed their null."""
         return self.dense.at_chance and self.codes.at_chance
+
+    @property
+    def untestable(self) -> bool:
+        """True if there were too few clips or groups for the null of the layer or of the codes."""
+        return self.dense.untestable or self.codes.untestable
 
     @property
     def advantage(self) -> Advantage | None:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.explain.selection import PREDICTED_R2
-from otoscope.formatting import comma_list, count
+from otoscope.formatting import LARGEST_SCORE, comma_list, count
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, matches
 
@@ -281,11 +281,11 @@ def untestable() -> pl.Expr:
 
 
 def without_null() -> pl.Expr:
-    """Return the condition for a null that could not be computed: it has an upper end of 1, and no mean.
+    """Return the condition for a null that could not be computed, as `formatting.untested`.
 
     The upper end of a computed null may be 1 too, if a permutation gives the value itself.
     """
-    return (pl.col("null_high") >= 1) & pl.col("null_mean").fill_nan(None).is_null()
+    return (pl.col("null_high") >= LARGEST_SCORE) & pl.col("null_mean").fill_nan(None).is_null()
 
 
 def _unconfirmed() -> pl.Expr:

@@ -10,6 +10,7 @@ import pytest
 import vl_convert as vlc
 
 from otoscope.artifacts import read_table, write_table
+from otoscope.formatting import untested
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.representation import REPRESENTATIONS
 from otoscope.report.figures.charts import by_layer
@@ -20,7 +21,7 @@ from otoscope.report.figures.marks import PERCENT, plain_rows, series_names
 from otoscope.report.figures.probes import MAX_FALLS, monotonicity_note
 from otoscope.report.figures.strict import strict_figures
 from otoscope.report.figures.theme import PRINT_CONFIG, chart_config, layer_colours
-from otoscope.report.results import PREDICTED_R2, Results, predicted, too_weak, untestable
+from otoscope.report.results import PREDICTED_R2, Results, predicted, too_weak, untestable, without_null
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections.methods import methods
 from otoscope.report.sections.overview import overview
@@ -78,6 +79,7 @@ def test_a_null_with_a_mean_is_a_test_even_if_its_upper_end_is_1(null_mean: floa
     none = pl.lit(None, dtype=pl.Float64())
     rows = to_table([record]).with_columns(within=none, within_high=none)
     assert rows.select(untestable()).item() is not testable
+    assert untested(rows.row(0, named=True)) is rows.select(without_null()).item() is not testable
     assert rows.select(too_weak()).item() is testable
 
 

@@ -320,6 +320,13 @@ def test_limit_findings_state_the_seed_that_a_limit_rests_on():
     assert "as do all levels below, in the first of 3 seeds, not their mean: preset default" in finding.text
 
 
+def test_a_task_without_a_null_is_said_to_be_untested_and_not_at_chance():
+    scores = [maker("task_balanced_accuracy", *more) for maker, *more in ((row, DENSE, 0.8), (codes, 0.7))]
+    (finding,) = task_findings(rows_of(*(replace(score, target="digit", null_high=1.0) for score in scores)))
+    assert "Too few clips or groups can be permuted to tell layer 3 and its codes from chance." in finding.text
+    assert "Neither" not in finding.text
+
+
 @pytest.mark.parametrize(("groups", "said"), [(1, "1 test group is too few"), (2, "2 test groups are too few")])
 def test_too_few_groups_give_no_verdict(groups: int, said: str):
     rows = rows_of(

@@ -58,7 +58,8 @@ CLAIMS = (
         f"Decided at the trained sparsity nearest to {percent(HIGH_SPARSITY, 0)}, by the interval of codes minus layer "
         "on the same clips. There is nothing to keep if the layer does not exceed permuted targets. Holds if the whole "
         f"interval is above −{MARGIN_POINTS} and the codes exceed permuted targets. Does not hold if the whole "
-        f"interval is below −{MARGIN_POINTS}. Otherwise, and with fewer than {MIN_GROUPS} test groups, undecided.",
+        f"interval is below −{MARGIN_POINTS}. Otherwise, with fewer than {MIN_GROUPS} test groups, and with too few "
+        "clips or groups to permute, undecided.",
     ),
     Claim(
         "dimensions",

@@ -81,6 +81,7 @@ OVER_FACTORS = "beyond the interval over factors; groups were not varied"
 """Basis of a comparison that is paired by factor."""
 
 REASONS: dict[Reason, str] = {
+    Reason.NOT_TESTABLE: ", but too few clips or groups can be permuted to tell either from chance",
     Reason.NO_INTERVAL: ", without an interval",
     Reason.LOSS: ", a loss of more than 2 points over the whole interval",
     Reason.GAIN: ", a gain, and the whole interval lies above 0",

@@ -4,7 +4,7 @@ import altair as alt
 import polars as pl
 
 from otoscope.explain.temporal_profile import SLOWEST_HZ
-from otoscope.formatting import count
+from otoscope.formatting import LARGEST_SCORE, count
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import curve, intervals, layered, series_colour
 from otoscope.report.tables import without_few_groups
@@ -26,7 +26,7 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
     if rows is None:
         return None
     shown = without_few_groups(_scores(rows))
-    scored = shown.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < 1)
+    scored = shown.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < LARGEST_SCORE)
     best = scored.sort("auroc", descending=True).head(MAX_CARDS)
     if best.is_empty():
         return None

@@ -8,7 +8,7 @@ import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
 from otoscope.explain.annotated_labels import ALPHA, MIN_EVENTS, TOO_FEW
-from otoscope.formatting import comma_list, count, decimal, first_few, in_brackets
+from otoscope.formatting import comma_list, count, decimal, first_few, in_brackets, nothing_exceeds
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
 from otoscope.report.tables import Download, csv_download, seed_sentence
@@ -105,7 +105,7 @@ def _f1_and_chance(row: Mapping[str, Any]) -> tuple[str, str]:
     f1, chance = (decimal(value, 2) for value in both)
     if f1 == chance:
         f1, chance = (decimal(value, 3) for value in both)
-    return f1, chance if row["f1_null_high"] < 1 else ""
+    return f1, "" if nothing_exceeds(row["f1_null_high"]) else chance
 
 
 KINDS = {"latent": "a latent", "dense": "a single unit", "cluster": "a cluster"}
@@ -139,7 +139,7 @@ def label_statement(p: float, groups: int, null_high: float) -> str:
     >>> label_statement(p=1 / 21, groups=5, null_high=0.3)
     'beyond chance'
     """
-    if null_high >= 1:
+    if nothing_exceeds(null_high):
         return "too few to test"
     if p >= ALPHA:
         return "not beyond chance"

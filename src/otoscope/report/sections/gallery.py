@@ -420,7 +420,7 @@ def _tested(row: dict[str, Any], noun: str) -> list[str]:
 def _correlation(row: dict[str, Any], noun: str) -> list[str]:
     """Return the correlation over test clips and, if chance is known, its upper end."""
     where = f"within {noun}s" if row["within"] else f"between {noun}s only"
-    tested = formatting.known(row["null_high"]) and row["null_high"] < 1
+    tested = formatting.known(row["null_high"]) and not formatting.nothing_exceeds(row["null_high"])
     # a value just above chance needs another digit to be told from it
     near = tested and decimal(abs(row["test_r"]), 2) == decimal(row["null_high"], 2)
     digits = 3 if near else 2

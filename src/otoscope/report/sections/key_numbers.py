@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from otoscope import formatting
-from otoscope.formatting import NBSP, count, decimal, interval_text, percent, sparsity
+from otoscope.formatting import NBSP, count, decimal, interval_text, percent, sparsity, untested
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.results import Row
 from otoscope.report.estimates import caution_of_codes
@@ -63,7 +63,7 @@ def _probe_lines(row: Row) -> list[str]:
     lines = [interval] if (interval := interval_text(row, percent)) else []
     if formatting.known(row["null_mean"]):
         lines.append(f"chance {percent(row['null_mean'])}, up to {percent(row['null_high'])}")
-    elif row["null_high"] == 1:
+    elif untested(row):
         lines.append("too few clips or groups to test")
     return lines
 

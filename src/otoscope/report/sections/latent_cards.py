@@ -12,7 +12,7 @@ from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import descriptors_behind, pitch_hz
 from otoscope.explain.temporal_profile import SLOWEST_HZ
-from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, nothing_exceeds, percent
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
 
@@ -122,8 +122,7 @@ def _too_few(row: Mapping[str, Any]) -> str:
     """Return what is too few to compare a card with its controls; empty if nothing is."""
     if row["groups"] < MIN_GROUPS:
         return "test groups"
-    # an AUROC of 1 is the largest: none is beyond this null
-    return "test clips" if known(row["permuted_high"]) and row["permuted_high"] >= 1 else ""
+    return "test clips" if nothing_exceeds(row["permuted_high"]) else ""
 
 
 def _backed(row: Mapping[str, Any]) -> str:

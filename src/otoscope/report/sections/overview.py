@@ -209,7 +209,7 @@ def _task(comparison: Comparison, results: StrictResults, *, at: float | None) -
         f"{spanned(comparison.dense, f'95{NBSP}% interval ')} from layer {results.layer}, "
         f"{spanned(comparison.codes)} from its codes{sparse}"
     )
-    if comparison.at_chance:
+    if comparison.at_chance or comparison.untestable:
         return f"{numbers}. {describe_chance(comparison, results, text_of)}"
     if (best := comparison.best_baseline) is None:
         return f"{numbers}."

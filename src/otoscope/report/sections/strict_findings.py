@@ -162,7 +162,7 @@ def _task_finding(comparison: Comparison, results: StrictResults) -> Finding:
         )
     if {DENSE, CODES} <= comparison.readers.keys():
         said += f" {capitalised(describe_readers(comparison.readers))}."
-    if comparison.at_chance:
+    if comparison.at_chance or comparison.untestable:
         said += f" {describe_chance(comparison, results, text_of)}"
     elif best := comparison.best_baseline:
         verb = "reaches" if len(best.representations) == 1 else "reach"
@@ -182,6 +182,8 @@ def _includes_0(r2: Estimate) -> bool:
 def describe_chance(comparison: Comparison, results: StrictResults, text_of: Callable[[float], str]) -> str:
     """Return the result for a layer and codes that do not exceed permuted targets, and the layers that do."""
     regression, layer = comparison.metric == "task_r2", f"layer {results.layer}"
+    if comparison.untestable:
+        return f"Too few clips or groups can be permuted to tell {layer} and its codes from chance."
     both = comparison.dense, comparison.codes
     said = f"Neither {layer} nor its codes exceed permuted targets: there is no sign that either predicts it."
     if regression and all(one.high < 0 and not one.too_few_groups for one in both):
