@@ -199,9 +199,10 @@ class EvaluateSettings(Section):
     labels: tuple[str, ...] | None = Field(
         default=None, description="labels to probe; default: all labels of the corpus"
     )
-    covariates: tuple[str, ...] = Field(
-        default=(),
-        description="labels, such as sex, whose classes are compared only with themselves beside every factor",
+    covariates: tuple[str, ...] | None = Field(
+        default=None,
+        description="labels, such as sex, whose classes are compared only with themselves beside every factor; "
+        "default: labels that are constant within groups and have several groups per class",
     )
     completeness_min_r2: Share = Field(
         default=0.05, description="held-out R2 below which a factor counts as not predicted"

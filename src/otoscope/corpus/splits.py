@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from otoscope.corpus.table import SPLITS
+from otoscope.corpus.table import SPLITS, is_constant_within_groups
 from otoscope.errors import SplitError, quote, suggest
 
 
@@ -139,10 +139,10 @@ def group_strata(clips: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     """
     strata: dict[str, tuple[str, ...]] = dict.fromkeys(sorted(clips["group"].unique().to_list()), ())
     for name in (name for name in clips.columns if name.startswith("label_")):
+        if not is_constant_within_groups(clips, name.removeprefix("label_")):
+            continue
         by_group = clips.group_by("group").agg(pl.col(name).drop_nulls().unique())
         classes: dict[str, list[str]] = dict(by_group.iter_rows())
-        if any(len(values) > 1 for values in classes.values()):
-            continue
         finer = {group: (*known, *classes[group]) for group, known in strata.items()}
         # with fewer than two groups per class there is nothing to spread
         if 2 * len(set(finer.values())) <= len(finer):

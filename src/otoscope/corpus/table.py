@@ -184,6 +184,16 @@ class Corpus:
         return [*lines, f"set aside: {count(self.set_aside.height, 'clip')}"]
 
 
+def is_constant_within_groups(clips: pl.DataFrame, label: str) -> bool:
+    """Return whether a label has at most one class in each group, and a class in any.
+
+    >>> is_constant_within_groups(pl.DataFrame({"group": ["a", "a", "b"], "label_sex": ["f", None, "m"]}), "sex")
+    True
+    """
+    known = clips.select("group", name=f"label_{label}").drop_nulls("name")
+    return known.group_by("group").agg(pl.col("name").n_unique())["name"].max() == 1
+
+
 def groups_by_split(clips: pl.DataFrame, label: str) -> dict[str, tuple[int, ...]]:
     """Return the number of groups of each class of a label in train, valid and test; classes are sorted.
 

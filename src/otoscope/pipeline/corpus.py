@@ -110,7 +110,7 @@ def corpus(run: Context) -> None:
 def _summary(config: RunConfig, listing: Listing, corpus: Corpus) -> list[str]:
     """Return splits, columns, warnings and suspects of a corpus, one line each."""
     probed = probed_labels(corpus, config)
-    for name in config.evaluate.covariates:
+    for name in config.evaluate.covariates or ():
         corpus.label(name)  # an unknown one is refused here, and not hours later
     has_factors = config.factors.measures(corpus_has=bool(corpus.factors))
     readers = evidence.reader_names(labels=bool(probed), factors=has_factors)

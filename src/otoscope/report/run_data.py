@@ -20,7 +20,7 @@ from otoscope.metrics.record import SCHEMA
 from otoscope.metrics.results import Row
 from otoscope.report.results import Results
 from otoscope.runs.cards import is_whole, read_card
-from otoscope.runs.inputs import probeable_labels
+from otoscope.runs.inputs import default_covariates, probeable_labels
 
 NO_CATEGORY = "other"
 
@@ -84,6 +84,14 @@ class RunData:
         asked = probeable_labels(self.clips) if asked is None else [str(name) for name in asked]
         known = [name for name in asked if f"label_{name}" in self.clips.columns]
         return list(dict.fromkeys([*self.results.labels, *known]))
+
+    @cached_property
+    def covariates(self) -> list[str]:
+        """Labels whose classes `factor_r2_given` compares only with themselves; empty where it was not measured."""
+        if self.clips is None or not self.results.where(metric="factor_r2_given"):
+            return []
+        asked = (self.config.get("evaluate") or {}).get("covariates")
+        return default_covariates(self.clips) if asked is None else [str(name) for name in asked]
 
     @property
     def single_clip_groups(self) -> bool:

@@ -13,7 +13,7 @@ from otoscope.activations.segments import Segments
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import fingerprint
 from otoscope.config import ExtractSettings, RunConfig
-from otoscope.corpus.table import SPLITS, Corpus
+from otoscope.corpus.table import SPLITS, Corpus, is_constant_within_groups
 from otoscope.errors import ConfigError, StaleArtifact, quote
 from otoscope.factors.table import FactorTable
 from otoscope.formatting import count
@@ -43,6 +43,26 @@ def probeable_labels(clips: pl.DataFrame) -> list[str]:
     """Return the labels of a corpus's clips that can be probed on unseen groups."""
     columns = [column for column in clips.columns if column.startswith("label_")]
     return [one.removeprefix("label_") for one in columns if unprobeable_reason(clips, clips[one]) is None]
+
+
+def default_covariates(clips: pl.DataFrame) -> list[str]:
+    """Return the labels that are constant within groups and have two groups or more in two classes or more.
+
+    >>> sexes, names = ["f", "f", "m", "m"], ["ann", "bea", "cy", "dan"]
+    >>> default_covariates(pl.DataFrame({"group": names, "label_sex": sexes, "label_name": names}))
+    ['sex']
+    """
+    found: list[str] = []
+    for column in (name for name in clips.columns if name.startswith("label_")):
+        groups = clips.drop_nulls(column).group_by(column).agg(pl.col("group").n_unique())["group"]
+        label = column.removeprefix("label_")
+        if (groups >= MIN_COVARIATE_GROUPS).sum() >= MIN_COVARIATE_CLASSES and is_constant_within_groups(clips, label):
+            found.append(label)
+    return found
+
+
+MIN_COVARIATE_GROUPS, MIN_COVARIATE_CLASSES = 2, 2
+"""Groups of a class, and such classes, that a covariate needs: a class of one group is that group."""
 
 
 def unprobeable_reason(clips: pl.DataFrame, column: pl.Series) -> str | None:
@@ -194,6 +214,8 @@ def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
 
     Raises what `probed_labels` raises, and `CorpusError` for a covariate that the corpus does not have.
     """
+    asked = config.evaluate.covariates
+    covariates = default_covariates(corpus.clips) if asked is None else asked
     factors = without_sentinels(table.values(corpus.clips["clip_id"].to_list()), table.names)
     return Clips(
         split=corpus.clips["split"].to_numpy(),
@@ -201,7 +223,7 @@ def clip_arrays(corpus: Corpus, table: FactorTable, config: RunConfig) -> Clips:
         labels={name: _label(corpus, name) for name in probed_labels(corpus, config)},
         factors=factors,
         factor_names=tuple(table.names),
-        covariates={name: _label(corpus, name) for name in config.evaluate.covariates},
+        covariates={name: _label(corpus, name) for name in covariates},
         fold=corpus.clips["fold"].to_numpy() if "fold" in corpus.clips.columns else None,
     )
 

@@ -348,7 +348,7 @@ def test_factor_table_holds_the_layer_and_the_codes_alone() -> None:
     ]
     records = [
         Record(**shared, metric=metric, value=value, representation=name, **more)
-        for metric in ("factor_r2", "factor_r2_within", "effective_latents")
+        for metric in ("factor_r2", "factor_r2_within", "factor_r2_given", "effective_latents")
         for name, value, more in found
     ]
     results = Results(to_table(records))

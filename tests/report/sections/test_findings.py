@@ -133,6 +133,36 @@ def test_groups_of_a_single_clip_are_never_said_to_be_compared_within(tmp_path: 
     assert "For the null, groups, of one clip each, are permuted" in said["methods"]
 
 
+@pytest.mark.parametrize("asked", [None, ["sex"], []])
+def test_a_page_states_what_is_beyond_groups_and_covariates(tmp_path: Path, asked: list[str] | None) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5}, labels=("technique", "sex"))
+    clips = read_table(folder / "corpus.parquet")
+    odd = pl.col("group").str.ends_with("1") | pl.col("group").str.ends_with("3")
+    technique = pl.when(pl.int_range(pl.len()).over("group") % 2 == 0).then(pl.lit("belt")).otherwise(pl.lit("trill"))
+    sex = pl.when(odd).then(pl.lit("f")).otherwise(pl.lit("m"))
+    write_table(folder / "corpus.parquet", clips.with_columns(label_technique=technique, label_sex=sex))
+    if asked is not None:
+        text = (folder / "config.yaml").read_text("utf-8")
+        (folder / "config.yaml").write_text(f"{text}evaluate: {{covariates: {asked}}}\n", "utf-8")
+    rows = read_table(folder / "results.parquet")
+    given = rows.filter(metric="factor_r2").with_columns(metric=pl.lit("factor_r2_given"), value=pl.lit(0.123))
+    write_table(folder / "results.parquet", pl.concat([rows, given]) if asked != [] else rows)
+    page = read_page(write_report(folder, figures=False).read_text("utf-8"))
+    said = {name: page.section(name).replace("\u00a0", " ") for name in ("summary", "factors", "methods")}
+    dense = read_run(folder).results.one("probe_accuracy", "dense", target="technique")
+    assert dense is not None
+    assert f"; {100 * (dense['value'] - 0.1):.1f} points beyond groups and chance). Layer 3" in said["summary"]
+    # technique: the layer and codes at two sparsities; sex is constant within groups
+    assert said["summary"].count("beyond groups and chance") == 3
+    assert "sex is constant within each group" in said["summary"]
+    assert ("“Given sex” is the R² of deviations from the mean of each class of sex" in said["factors"]) is (
+        asked != []
+    )
+    assert ("0.123" in said["factors"]) is (asked != [])
+    why = "named by evaluate.covariates" if asked else "constant within groups, with several groups per class"
+    assert (f"R² given sex ({why}): only clips of one class are compared." in said["methods"]) is (asked != [])
+
+
 @pytest.mark.parametrize(
     ("weak", "said"), [(1, "; 1 more is too weak to tell."), (2, "; 2 more are too weak to tell.")]
 )

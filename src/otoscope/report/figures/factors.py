@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from otoscope.formatting import count, decimal, sparsity
+from otoscope.formatting import comma_list, count, decimal, sparsity
 from otoscope.protocols.comparison import TOLD_BY_GROUPS
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.report.figures import charts
@@ -15,8 +15,13 @@ from otoscope.report.results import PREDICTED_R2, SHOWN, Results, predicted
 from otoscope.report.run_data import category_of
 
 
-def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric: str) -> Figure | None:
-    """Return a factor metric for dense and all sparsities at the layer shown, with one panel per category."""
+def factors_by_sparsity(
+    results: Results, categories: Mapping[str, str], metric: str, covariates: Sequence[str] = ()
+) -> Figure | None:
+    """Return a factor metric for dense and all sparsities at the layer shown, with one panel per category.
+
+    `covariates` are those of `factor_r2_given`.
+    """
     layer = factor_layer(results)
     if layer is None:
         return None
@@ -53,7 +58,7 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
         "not depend on the width of the code; compare representations that predict a factor about equally well (its R² "
         f"is in the figure above). It has no interval. {_sized(results)}"
     )
-    table = factor_table(results, categories, metric, layer)
+    table = factor_table(results, categories, metric, layer, covariates)
     return Figure(
         name="effective-latents" if logarithmic else "factor-r2",
         title="Effective dimensions per factor" if logarithmic else "R² of each factor",
@@ -67,7 +72,7 @@ def factors_by_sparsity(results: Results, categories: Mapping[str, str], metric:
         height=190,
         small=True,
         legend=series_names(rows),
-        notes=_notes(table),
+        notes=_notes(table, covariates),
     )
 
 
@@ -92,7 +97,7 @@ def _high_nulls(rows: pl.DataFrame) -> str:
     )
 
 
-def _notes(table: pl.DataFrame) -> list[str]:
+def _notes(table: pl.DataFrame, covariates: Sequence[str]) -> list[str]:
     notes = ["Factors within a category depend on each other and are not independent evidence."]
     within = any(column.endswith(" within groups") for column in table.columns)
     if any(column.endswith(" null") for column in table.columns):
@@ -100,11 +105,27 @@ def _notes(table: pl.DataFrame) -> list[str]:
         notes.append(f"In the table, “null” is the upper end of the R² for {permuted}.")
     if within:
         notes.append("“Within groups” is the R² of deviations from the mean of each group.")
+    given = _given(covariates)
+    if any(column.endswith(given) for column in table.columns):
+        classes = "class" if len(covariates) == 1 else "combination of classes"
+        notes.append(
+            f"“Given {comma_list(covariates)}” is the R² of deviations from the mean of each {classes} of "
+            f"{comma_list(covariates)} (evaluate.covariates): differences between them do not count."
+        )
     return notes
 
 
-def factor_table(results: Results, categories: Mapping[str, str], metric: str, layer: int) -> pl.DataFrame:
-    """Return one row per factor: category, value for the dense layer and each sparsity, and nulls."""
+def _given(covariates: Sequence[str]) -> str:
+    return f" given {comma_list(covariates)}"
+
+
+def factor_table(
+    results: Results, categories: Mapping[str, str], metric: str, layer: int, covariates: Sequence[str] = ()
+) -> pl.DataFrame:
+    """Return one row per factor: category, value for the dense layer and each sparsity, and nulls.
+
+    R² has values within groups, and with `covariates` given their classes.
+    """
     rows = results.of(metric, SHOWN, layer=layer)
     by_factor: dict[str, dict[str, object]] = {}
     labels = ["dense", *(sparsity(s) for s in results.sparsities)]
@@ -117,13 +138,17 @@ def factor_table(results: Results, categories: Mapping[str, str], metric: str, l
         if row["null_high"] is not None:
             target[f"{place} null"] = row["null_high"]
         target["rows"], target["groups"] = row["n"], row["groups"]
-    for row in results.of("factor_r2_within", SHOWN, layer=layer).rows(named=True) if metric == "factor_r2" else ():
+    inside = {"factor_r2_within": " within groups"}
+    if covariates:
+        inside["factor_r2_given"] = _given(covariates)
+    shown = results.of(list(inside), SHOWN, layer=layer).rows(named=True) if metric == "factor_r2" else ()
+    for row in shown:
         place = "dense" if row["representation"] == "dense" else sparsity(row["sparsity"])
         if row["target"] in by_factor:
-            by_factor[row["target"]][f"{place} within groups"] = row["value"]
+            by_factor[row["target"]][f"{place}{inside[row['metric']]}"] = row["value"]
     schema: dict[str, pl.DataType] = {"factor": pl.String(), "category": pl.String()}
     for label in labels:
-        schema |= {label: pl.Float64(), f"{label} null": pl.Float64(), f"{label} within groups": pl.Float64()}
+        schema |= {label + kind: pl.Float64() for kind in ("", " null", *inside.values())}
     table = pl.DataFrame(list(by_factor.values()), schema={**schema, "rows": pl.Int64(), "groups": pl.Int64()})
     empty = [c for c in table.columns if table[c].dtype.is_float() and table[c].fill_nan(None).is_null().all()]
     return table.drop(empty)

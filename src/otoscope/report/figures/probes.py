@@ -245,7 +245,7 @@ def all_figures(run: RunData) -> dict[str, list[Figure]]:
         "classes": [*class_figures(run)],
         "reconstruction": [reconstruction],
         "factors": [
-            factors_by_sparsity(results, run.categories, "factor_r2"),
+            factors_by_sparsity(results, run.categories, "factor_r2", run.covariates),
             factors_by_sparsity(results, run.categories, "effective_latents"),
         ],
         "categories": [category_map(results, run.categories)],

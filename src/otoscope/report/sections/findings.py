@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from otoscope import formatting
-from otoscope.formatting import NBSP, backed, comma_list, count, decimal, percent, sparsity
+from otoscope.corpus.table import is_constant_within_groups
+from otoscope.formatting import NBSP, backed, comma_list, count, decimal, known, percent, sparsity
 from otoscope.metrics.predictions import accuracy_difference, recall_by_class
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
@@ -104,16 +105,7 @@ def between_findings(run: RunData, noun: str) -> list[Finding]:
             )
         ]
     labels = [name for name in run.labels if run.clips is not None and f"label_{name}" in run.clips.columns]
-    constant = [
-        name
-        for name in labels
-        if run.clips is not None
-        and run.clips.drop_nulls(f"label_{name}")
-        .group_by("group")
-        .agg(pl.col(f"label_{name}").n_unique().alias("classes"))["classes"]
-        .max()
-        == 1
-    ]
+    constant = [name for name in labels if run.clips is not None and is_constant_within_groups(run.clips, name)]
     if not constant:
         return []
     is_are = "is" if len(constant) == 1 else "are"
@@ -172,14 +164,26 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
 
 
 def _backed(run: RunData, label: str, row: Row) -> str:
-    return "; ".join(filter(None, (backed(row), run.few_groups(label, row))))
+    return "; ".join(filter(None, (backed(row), run.few_groups(label, row), _beyond_groups(run, label, row))))
+
+
+def _beyond_groups(run: RunData, label: str, row: Row) -> str:
+    """Return the part of an accuracy that groups and chance do not give; empty for labels that compare groups only."""
+    column = f"label_{label}"
+    if run.clips is None or column not in run.clips.columns or is_constant_within_groups(run.clips, label):
+        return ""
+    if not known(row["null_mean"]):
+        return ""
+    points = 100 * (row["value"] - row["null_mean"])
+    return f"{points:.1f} points beyond groups and chance" if points > 0 else "nothing beyond groups and chance"
 
 
 def _without_model(run: RunData, label: str, dense: Row) -> str:
     """Return the accuracies without any model as a sentence with a blank before it; empty without them."""
     rows = {name: run.results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
     each = [
-        f"{representation_label(name)} {percent(row['value'])} ({backed(row)}), {against_layer(run, label, row, dense)}"
+        f"{representation_label(name)} {percent(row['value'])} ({_backed(run, label, row)}), "
+        f"{against_layer(run, label, row, dense)}"
         for name, row in rows.items()
         if row
     ]

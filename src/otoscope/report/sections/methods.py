@@ -153,7 +153,8 @@ def _prose(run: RunData) -> dict[str, str | None]:
         "Probes": (
             "Multinomial logistic regression on standardised features, fitted on the training groups, its penalty "
             "chosen on the validation groups, scored on the test groups. For the null, labels of the test clips are "
-            "permuted within groups, or between groups where each has one class."
+            "permuted within groups, or between groups where each has one class. The mean of this null is what groups "
+            "and chance give; an accuracy is stated with its points beyond it."
         )
         if results.labels
         else None,
@@ -164,6 +165,7 @@ def _prose(run: RunData) -> dict[str, str | None]:
             f"For the null, {_permuted(run)}, for all factors together: any factor "
             f"counts by chance in at most 5{NBSP}% of runs"
             + (f"; {missing}." if (missing := results.unmeasured_note) else ".")
+            + _given(run)
             + (" Factors of voiced frames are unknown in clips without any." if "eGeMAPSv02" in _sources(run) else "")
         )
         if results.factors
@@ -179,6 +181,18 @@ def _prose(run: RunData) -> dict[str, str | None]:
         ),
         "Choices": _choices(run),
     }
+
+
+def _given(run: RunData) -> str:
+    """Return the covariates of R² as a sentence after a blank; empty without them."""
+    if not run.covariates:
+        return ""
+    own = (run.config.get("evaluate") or {}).get("covariates") is not None
+    why = "named by evaluate.covariates" if own else "constant within groups, with several groups per class"
+    return (
+        f" The table of factors also holds R² given {comma_list(run.covariates)} ({why}): only clips of one class are "
+        "compared. Nothing is decided by it."
+    )
 
 
 def _permuted(run: RunData) -> str:
