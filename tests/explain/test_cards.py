@@ -46,6 +46,8 @@ def test_descriptors_that_do_not_follow_the_truth_are_on_no_card(frames: FrameTa
     unreliable = replace(frames, unreliable=frozenset({"f3_hz"}))
     assert describe_latents(activations, unreliable)[0].ranges == ()
     assert set(unreliable.take(frames.voiced).reliable) == {*DESCRIPTORS} - {"f3_hz"}
+    left = np.delete(frames.embedding, list(DESCRIPTORS).index("f3_hz"), axis=1)
+    np.testing.assert_array_equal(unreliable.embedding, left)
 
 
 def test_predict_falls_with_the_distance_from_a_range(frames: FrameTable) -> None:

@@ -1,5 +1,6 @@
-"""Clips without voice have no pitch: neither for protocols nor for interventions and erasure."""
+"""Values that are no measurements: the pitch of clips without voice, and formants that do not follow the true ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +54,9 @@ def test_clip_arrays_have_no_pitch_for_clips_without_voice(clips: Clips) -> None
 
 def test_changed_layer_does_not_take_voicing_for_pitch(clips: Clips) -> None:
     """With a pitch of 0 in unvoiced clips the concepts are nearly one: their correlation is 0.99."""
-    layer = object.__new__(ChangedLayer)  # targets need the clips alone
+    layer = object.__new__(ChangedLayer)  # targets need clips and corpus alone
     object.__setattr__(layer, "clips", clips)
+    object.__setattr__(layer, "corpus", corpus_and_factors()[0])
     concepts, z = layer.targets.concepts, layer.targets.values
     pitch, voice = concepts.index(Concept("factor", PITCH)), concepts.index(Concept("voice", "unvoiced"))
     assert np.array_equal(np.isnan(z[:, pitch]), ~VOICED)
@@ -62,6 +64,23 @@ def test_changed_layer_does_not_take_voicing_for_pitch(clips: Clips) -> None:
     assert not layer.targets.entangled[pitch, voice]
     # clips with and without a concept are chosen by these signs; clips of unknown pitch are neither
     assert VOICED[layer.choose("test", 50, allowed=np.asarray(z[:, pitch] < 0))].all()
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_changed_layer_takes_a_measured_formant_for_a_concept_only_if_it_follows_the_true_one(follows: bool) -> None:
+    corpus, table = corpus_and_factors()
+    rng = np.random.default_rng(1)
+    true = 2500 + 200 * rng.standard_normal(GROUPS * EACH)
+    measured = true + 50 * rng.standard_normal(len(true)) if follows else 2500 + 200 * rng.standard_normal(len(true))
+    names = ("F3frequency_sma3nz_amean", "F3bandwidth_sma3nz_amean", LEVEL)
+    factors = np.stack([measured, rng.standard_normal(len(true)), rng.standard_normal(len(true))], axis=1)
+    layer = object.__new__(ChangedLayer)
+    clips = clip_arrays(corpus, table, RunConfig.model_validate({"name": "planted", "corpus": {"kind": "synth"}}))
+    object.__setattr__(layer, "clips", replace(clips, factors=factors, factor_names=names))
+    known = replace(corpus, clips=corpus.clips.with_columns(factor_f3_hz=pl.Series(true)))
+    object.__setattr__(layer, "corpus", known)
+    found = [concept.name for concept in layer.targets.concepts if concept.kind == "factor"]
+    assert found == (list(names) if follows else [LEVEL])
 
 
 def test_factor_ranks_of_a_page_leave_clips_without_voice_out(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The corpus: one row per clip, saved as Parquet with a small JSON card."""
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from jaxtyping import Float
 from typing_extensions import TypedDict
 
 from otoscope.artifacts import check_name, fingerprint, read_json_as, read_table, write_json, write_table
@@ -91,6 +94,12 @@ class Corpus:
     def factors(self) -> list[str]:
         """Names of the known factors, without their prefix."""
         return [c.removeprefix("factor_") for c in self.clips.columns if c.startswith("factor_")]
+
+    @property
+    def true_factors(self) -> dict[str, Float[np.ndarray, " clips"]]:
+        """Known values of the clips by factor, NaN where unknown."""
+        columns = {name: self.clips[f"factor_{name}"] for name in self.factors}
+        return {name: column.cast(pl.Float64).fill_null(math.nan).to_numpy() for name, column in columns.items()}
 
     def label(self, name: str) -> pl.Series:
         """Return one label as a series of strings, in the order of `clips`."""

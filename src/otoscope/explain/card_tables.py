@@ -239,7 +239,7 @@ def _scores(
     test: FrameTable,
 ) -> dict[str, Any]:
     known, unseen = activations[~clips.held_out], activations[clips.held_out]
-    embeddings = {"logmel": (fit.spectra, test.spectra), "descriptors": (_always_known(fit), _always_known(test))}
+    embeddings = {"logmel": (fit.spectra, test.spectra), "descriptors": (fit.embedding, test.embedding)}
     return {
         "rate": card.rate,
         **score._asdict(),
@@ -250,12 +250,6 @@ def _scores(
             for name, (a, b) in embeddings.items()
         },
     }
-
-
-def _always_known(frames: FrameTable) -> Float[np.ndarray, "rows descriptors"]:
-    """Return the descriptors as an embedding; those of voiced frames are 0 elsewhere, next to a column for voicing."""
-    columns = [np.nan_to_num(values, nan=0.0) for values in frames.descriptors.values()]
-    return np.stack([*columns, frames.voiced.astype(np.float64)], axis=1)
 
 
 def _known(frames: FrameTable) -> dict[bool, Bool[np.ndarray, " rows"]]:

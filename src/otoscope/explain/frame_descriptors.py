@@ -117,6 +117,12 @@ class FrameTable:
         """True for frames with a pitch."""
         return np.isfinite(self.descriptors["f0_semitones"])
 
+    @property
+    def embedding(self) -> Float[np.ndarray, "rows dimensions"]:
+        """Descriptors that may name a latent, those of voiced frames 0 elsewhere, and a column for voicing."""
+        columns = [np.nan_to_num(values, nan=0.0) for values in self.reliable.values()]
+        return np.stack([*columns, self.voiced.astype(np.float64)], axis=1)
+
 
 def frame_table(
     described: Sequence[DescribedFrames], *, groups: Sequence[str], labels: Mapping[str, Sequence[str]] | None = None

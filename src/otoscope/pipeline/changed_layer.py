@@ -14,6 +14,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.encoders.batched import BatchedEncoder
 from otoscope.explain.activation_index import ActivationIndex
 from otoscope.explain.firing import diverse, draw_clips
+from otoscope.explain.frame_descriptors import unreliable_functionals
 from otoscope.explain.interventions import ReadoutExperiment
 from otoscope.explain.readouts import Readouts, Targets, concept_targets, fit_readouts
 from otoscope.explain.splice import require_replaceable
@@ -71,9 +72,12 @@ class ChangedLayer:
 
     @cached_property
     def targets(self) -> Targets:
-        """Concepts: classes of the labels, and factors."""
-        clips = self.clips
-        return concept_targets(clips.labels, clips.factors, clips.factor_names, train=self.split("train"))
+        """Concepts: classes of the labels, and factors; measured formants only where they follow known true ones."""
+        clips, names = self.clips, np.array(self.clips.factor_names, dtype=np.str_)
+        groups = clips.groups.tolist()
+        left_out = unreliable_functionals(names.tolist(), clips.factors, self.corpus.true_factors, groups)
+        kept = ~np.isin(names, list(left_out))
+        return concept_targets(clips.labels, clips.factors[:, kept], names[kept].tolist(), train=self.split("train"))
 
     @cached_property
     def readouts(self) -> Readouts:

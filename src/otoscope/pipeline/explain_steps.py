@@ -135,7 +135,7 @@ def cards_step(stage: ExplainedRun) -> ExplainStep:
             )
         labels = {name: corpus.label(name).fill_null("").to_list() for name in corpus.labels}
         clips = gather_frames(
-            stage.index, chosen, described, splits=splits, groups=stage.groups, labels=labels, true=stage.true_factors
+            stage.index, chosen, described, splits=splits, groups=stage.groups, labels=labels, true=corpus.true_factors
         )
         with task(watch, "writing cards", len(stage.latents), "latents"):
             tables = card_tables(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import digest, fingerprint, read_table
@@ -87,12 +87,6 @@ class ExplainedRun:
     def clips(self) -> Clips:
         """Splits, labels and factors of the clips."""
         return clip_arrays(self.corpus, FactorTable.load(self.run.folder.factors), self.run.config)
-
-    @property
-    def true_factors(self) -> dict[str, Float64[np.ndarray, " clips"]]:
-        """True values of the clips by factor, NaN where unknown; empty for corpora without any."""
-        columns = {name: self.corpus.clips[f"factor_{name}"] for name in self.corpus.factors}
-        return {name: column.cast(pl.Float64).fill_null(math.nan).to_numpy() for name, column in columns.items()}
 
     @cached_property
     def chosen(self) -> list[LatentChoice]:
@@ -219,7 +213,7 @@ def _choose(stage: ExplainedRun) -> list[LatentChoice]:
     if compared is not None:
         r2 = r2.filter(pl.col("protocol") == strict.NAME)
     score = dict(r2.select("target", "value").iter_rows())
-    unreliable = unreliable_functionals(clips.factor_names, clips.factors, stage.true_factors, stage.groups)
+    unreliable = unreliable_functionals(clips.factor_names, clips.factors, stage.corpus.true_factors, stage.groups)
     factors = choose_latents(
         means,
         clips.factors,

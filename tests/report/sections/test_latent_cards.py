@@ -169,7 +169,7 @@ def test_gallery_says_once_which_measured_quantities_name_no_latent(tmp_path: Pa
     write_table(folder / "explain" / "measurements.parquet", pl.DataFrame(rows, schema=MEASUREMENTS, orient="row"))
     said = read_page(write_report(folder, figures=False).read_text(encoding="utf-8")).section("gallery")
     assert said.count("openSMILE's values of F2 and F3 do not follow the true ones on these clips") == 1
-    assert "s 0.04 and −0.08), so no title, card or response curve rests on them." in said
+    assert "s 0.04 and −0.08), so no title, card, response curve, intervention or erasure rests on them." in said
     assert "high voices" not in said
 
 

@@ -95,7 +95,7 @@ def measurement_note(run: RunData) -> str:
         if names:
             said.append(
                 f"openSMILE's values of {comma_list(names)} do not follow the true ones on these clips (correlation "
-                f"within {noun}s {r}), so no title, card or response curve rests on them."
+                f"within {noun}s {r}), so no title, card, response curve, intervention or erasure rests on them."
             )
     cards, responses = run.explained("cards"), run.explained("responses")
     sentences = [] if cards is None else cards["sentence"].to_list()
