@@ -52,13 +52,21 @@ def done_again(folder: Path) -> list[str]:
 
 
 def test_training_summary_counts_saes_that_are_their_start() -> None:
-    def card(best_step: int) -> dict[str, Any]:
-        training = {"best_step": best_step, "valid_explained_variance": 0.9, "valid_dead_fraction": 0.0}
+    def card(best_step: int, **more: Any) -> dict[str, Any]:
+        training = {"best_step": best_step, "valid_explained_variance": 0.9, "valid_dead_fraction": 0.0, **more}
         return {"sae_id": f"one{best_step}", "training": training, "config": {"init": "principal"}}
 
     told = training_summary([card(0), card(3), card(5)])
-    assert told.endswith("; 1 of 3 dictionaries: principal axes, not learned (best step 0)")
-    assert "not learned" not in training_summary([card(3)])
+    assert told.endswith(
+        "; 1 of 3 dictionaries: principal axes, not learned (no step improved on the start for unseen groups)"
+    )
+    start = {"start": "principal axes"}
+    told = training_summary([card(n, unchanged_share=share, **start) for n, share in ((4, 1.0), (5, 0.8), (6, 0.1))])
+    assert told.endswith(
+        "; 2 of 3 dictionaries: principal axes, hardly changed (at least 80\xa0% of the active atoms have a cosine "
+        "of at least 0.9 with their start)"
+    )
+    assert ";" not in training_summary([card(3), card(4, unchanged_share=0.1), card(5, unchanged_share=None)])
 
 
 def test_training_cautions_count_dense_codes_and_list_each_warning_once() -> None:

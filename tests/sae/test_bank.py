@@ -219,6 +219,7 @@ def test_member_bytes_is_an_upper_bound(member: BankMember):
     run = begin(TRAIN, VALID, member.preset, latents=member.latents, k=member.k)
     run.stepper.step(run.sae.normalise(torch.from_numpy(TRAIN.array[:64])), learning_rate=1e-3)
     held = [*run.sae.state_dict().values(), *run.sae.state_dict().values(), *run.stepper.state().values()]
+    held.append(run.start_atoms)
     kept = sum(value.numel() * value.element_size() for value in held)
     estimate = member_bytes(24, member.latents, bank.resolved[member.name])
     assert kept < estimate < bank.required_bytes[member.name]

@@ -1,6 +1,5 @@
 """Stage `train`: every SAE of the grid."""
 
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from otoscope.runs.cache import run_stage
 from otoscope.runs.context import Context
 from otoscope.runs.folder import load_corpus
 from otoscope.runs.inputs import open_activations
-from otoscope.runs.training import GridTraining, fold_members, learned_nothing, training_grid
+from otoscope.runs.training import GridTraining, fold_members, training_grid, unlearned
 from otoscope.sae.checkpoint import CARD, WEIGHTS
 
 
@@ -47,10 +46,10 @@ def training_summary(cards: Sequence[Mapping[str, Any]]) -> str:
     dead = {card["training"]["valid_dead_fraction"]: str(card["sae_id"]) for card in cards}
     most = max(dead)
     name = f" ({dead[most]})" if len(cards) > 1 and most > 0 else ""
-    starts = Counter(start for card in cards if (start := learned_nothing(card)))
+    of_all = count(len(cards), "dictionary", "dictionaries")
     not_learned = "".join(
-        f"; {number} of {count(len(cards), 'dictionary', 'dictionaries')}: {start}, not learned (best step 0)"
-        for start, number in starts.items()
+        f"; {len(found.names)} of {of_all}: {found.label} ({found.reason})"
+        for found in unlearned({str(card["sae_id"]): card for card in cards})
     )
     return f"validation groups: {span} of the variance explained, at most {most:.1%} dead latents{name}{not_learned}"
 
@@ -71,7 +70,7 @@ def training_cautions(cards: Sequence[Mapping[str, Any]], *, reported: Collectio
         )
     named: dict[str, list[str]] = {}
     for card in cards:
-        for warning in card["training"]["warnings"][: -1 if learned_nothing(card) else None]:
+        for warning in card["training"]["warnings"][: -1 if unlearned({"": card}) else None]:
             if warning not in reported:
                 named.setdefault(warning, []).append(str(card["sae_id"]))
     warnings = [

@@ -20,7 +20,7 @@ from otoscope.config import Pooling, RunConfig
 from otoscope.corpus.splits import Splits
 from otoscope.errors import ArtifactError, UnknownLayer
 from otoscope.executors.base import run_tasks
-from otoscope.formatting import count
+from otoscope.formatting import count, percent
 from otoscope.resampling.groups import fold_splits
 from otoscope.runs.cards import is_whole
 from otoscope.runs.code_version import code_version
@@ -33,7 +33,7 @@ from otoscope.sae.config import TrainConfig
 from otoscope.sae.data import ArrayRows, RowSource
 from otoscope.sae.loggers import MetricLogger, open_logger
 from otoscope.sae.sparsifiers.base import k_from_sparsity
-from otoscope.sae.validation import START_LABELS
+from otoscope.sae.validation import AXES_START, OTHER_START, UNCHANGED_COSINE, UNCHANGED_SHARE
 
 
 @dataclass(frozen=True)
@@ -263,15 +263,46 @@ def is_trained(folder: Path, inputs: str) -> bool:
     return card["inputs"] == inputs and is_whole(folder, WEIGHTS, card["sha256"])
 
 
-def learned_nothing(card: Mapping[str, Any]) -> str | None:
-    """Return the name of the start that an SAE still is; None where training improved it or nothing is recorded.
+class Unlearned(NamedTuple):
+    """SAEs that are still their start: what they are, why, and their names."""
 
-    >>> learned_nothing({"training": {"best_step": 0}, "config": {"init": "principal"}})
-    'principal axes'
+    label: str
+    reason: str
+    names: Sequence[str]
+
+
+def unlearned(cards: Mapping[str, Mapping[str, Any]]) -> list[Unlearned]:
+    """Return the SAEs that training did not improve or hardly changed, by label, as far as cards record it.
+
+    >>> axes = {"best_step": 4, "start": "principal axes", "unchanged_share": 0.98}
+    >>> (found,) = unlearned({"a": {"training": axes}, "b": {"training": {**axes, "unchanged_share": 0.01}}})
+    >>> found.label, found.names
+    ('principal axes, hardly changed', ['a'])
+    >>> unlearned({"a": {"training": {"best_step": 0}, "config": {"init": "principal"}}})[0].label
+    'principal axes, not learned'
     """
-    if (card.get("training") or {}).get("best_step") != 0:
-        return None
-    return START_LABELS.get(str((card.get("config") or {}).get("init")), "initial atoms")
+    shares: dict[str, dict[str, float]] = {}
+    for name, card in cards.items():
+        training = card.get("training") or {}
+        share, best = training.get("unchanged_share"), training.get("best_step")
+        start = training.get("start") or (
+            AXES_START if (card.get("config") or {}).get("init") == "principal" else OTHER_START
+        )
+        if best == 0:
+            shares.setdefault(f"{start}, not learned", {})[name] = 1.0
+        elif share is not None and share >= UNCHANGED_SHARE:
+            shares.setdefault(f"{start}, hardly changed", {})[name] = share
+    return [Unlearned(label, _reason(label, list(found.values())), list(found)) for label, found in shares.items()]
+
+
+def _reason(label: str, shares: Sequence[float]) -> str:
+    if label.endswith("not learned"):
+        return "no step improved on the start for unseen groups"
+    least = "at least " if len(set(shares)) > 1 else ""
+    return (
+        f"{least}{percent(min(shares), 0)} of the active atoms have a cosine of at least {UNCHANGED_COSINE} with their "
+        "start"
+    )
 
 
 class _Rows(NamedTuple):

@@ -191,8 +191,8 @@ def member_bytes(width: int, latents: int, resolved: ResolvedConfig) -> int:
     """Return an upper bound of the memory that training one SAE takes.
 
     Weights, Adam's two moments, the best state, and gradients or packed tables (5 copies); the moments again while
-    progress is saved (2); the same for mixtures of archetypes; codes of a training and a validation batch, with their
-    intermediate values.
+    progress is saved (2); the same for mixtures of archetypes; the atoms at the start; codes of a training and a
+    validation batch, with their intermediate values.
     """
     dense = 4 * VALIDATION_BATCH * latents
     active = (BEYOND_K if resolved.config.sufficient_share else 1) * max_active(resolved.sparsifier, latents)
@@ -200,7 +200,7 @@ def member_bytes(width: int, latents: int, resolved: ResolvedConfig) -> int:
     batch = resolved.plan.shuffle.batch * (2 if resolved.config.temporal else 1)
     mixtures = latents * (resolved.archetypes + width) if resolved.archetypes else 0
     weights = WEIGHT_COPIES * (weights_bytes(width, latents) + FLOAT_BYTES * mixtures)
-    return weights + FLOAT_BYTES * (dense + batch * (entries + 6 * width))
+    return weights + FLOAT_BYTES * (width * latents + dense + batch * (entries + 6 * width))
 
 
 def require_free_memory(rows: RowSource, resolved: ResolvedConfig) -> None:

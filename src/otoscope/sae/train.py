@@ -41,7 +41,9 @@ class TrainResult(NamedTuple):
       `scaling` (divisor of the rows);
     - `warnings` for readers of results, one line each: outlier and constant dimensions, fewer training rows than
       latents, a single validation row, many dead or too many active latents, divergence, a start that no step improved
-      on (`best_step` 0);
+      on (`best_step` 0) or that training hardly changed;
+    - `start` ("principal axes" or "initial atoms"), and `unchanged_share`, the share of latents active on validation
+      rows whose atom has a cosine of at least 0.9 with its start; None for presets that hold atoms there;
     - `restart_steps`, after which training diverged and continued from the best state at half the learning rate;
     - `budgets`: numbers of largest latents per row that each reconstructed alone in the last steps;
     - `dead_window_rows`: a latent that is silent for this many training rows counts as dead in training;
@@ -124,6 +126,8 @@ class TrainingRun:
     plan: Plan
     stepper: Stepper
     seed: int
+    start_atoms: Float[Tensor, "latents width"]
+    """Atoms after the initialisation, on the CPU."""
     step: int = 0
     best_rank: tuple[float, float] = UNRANKED
     best_step: int = 0
@@ -243,6 +247,7 @@ def start_run(
     )
     sae.set_scaling(*statistics.scaling(config.scaling, centred=config.centred))
     initialise(sae, config, rows, plan.shuffle, statistics)
+    start_atoms = sae.decoder.detach().clone()
     sae.to(target)
     best_rank, best = UNRANKED, dict[str, Tensor]()
     if starts_at_axes(
@@ -252,8 +257,9 @@ def start_run(
         best_rank, best = _rank(validate(sae, valid_rows, statistics), sae.sparsifier.k), _snapshot(sae)
     steps = stepper(sae, config, dead_window_rows=plan.dead_window_rows)
     return TrainingRun(
-        sae, rows, valid_rows, statistics, config, plan, steps, resolved.seed, best_rank=best_rank, best=best
-    )
+        sae, rows, valid_rows, statistics, config, plan, steps, resolved.seed, start_atoms, best_rank=best_rank,
+        best=best,
+    )  # fmt: skip
 
 
 def train_steps(run: TrainingRun) -> Iterator[TrainStep]:
@@ -330,7 +336,7 @@ def finish(run: TrainingRun) -> TrainResult:
         raise TrainingError("validation loss was never finite; lower the learning rate")
     run.sae.load_state_dict(run.best)
     run.sae.eval()
-    valid = validate(run.sae, run.valid_rows, run.statistics)
+    valid, start, unchanged = validate(run.sae, run.valid_rows, run.statistics), _start(run), _unchanged(run)
     summary: dict[str, Any] = {
         "steps": run.step,
         "planned_steps": run.plan.steps,
@@ -344,7 +350,9 @@ def finish(run: TrainingRun) -> TrainResult:
         "constant_dimensions": run.statistics.n_constant,
         "largest_variance_share": run.statistics.largest_variance_share,
         "scaling": run.statistics.resolve_scaling(run.config.scaling),
-        "warnings": _warnings(run, valid),
+        "warnings": _warnings(run, valid, start, unchanged),
+        "start": start,
+        "unchanged_share": unchanged,
         "restart_steps": run.restart_steps,
         "budgets": run.budgets or level_budgets(run.sae, run.config.prefixes, run.config.k_shares),
         "learning_rate": run.plan.peak_rate,
@@ -355,7 +363,19 @@ def finish(run: TrainingRun) -> TrainResult:
     return TrainResult(run.sae.cpu().requires_grad_(False), run.history, summary, run.config)
 
 
-def _warnings(run: TrainingRun, valid: Validation) -> list[str]:
+def _start(run: TrainingRun) -> str:
+    at_axes = starts_at_axes(run.sae, run.config, run.rows.height)
+    return validation.AXES_START if at_axes else validation.OTHER_START
+
+
+def _unchanged(run: TrainingRun) -> float | None:
+    """Return the share of active latents whose atom is still its start; None if the settings hold atoms there."""
+    if run.config.frozen_decoder or run.config.min_atom_cosine is not None:
+        return None
+    return validation.unchanged_share(run.sae, run.start_atoms, run.valid_rows)
+
+
+def _warnings(run: TrainingRun, valid: Validation, start: str, unchanged: float | None) -> list[str]:
     latents, height = run.sae.latents, run.rows.height
     warnings = run.statistics.warnings(run.config.scaling)
     warnings += validation.data_warnings(height, run.valid_rows.height, latents=latents)
@@ -366,10 +386,10 @@ def _warnings(run: TrainingRun, valid: Validation) -> list[str]:
             f"training diverged at step {run.restart_steps[0]} of {run.plan.steps} and continued from the best state, "
             f"finally at {0.5 ** len(run.restart_steps):g} times the learning rate; a lower base_rate avoids this"
         )
-    if run.best_step:
-        return warnings
-    l0 = run.history[-1]["valid_l0"]
-    return warnings + validation.start_warnings(run.sae.sparsifier, init=run.config.init, steps=run.step, l0=l0)
+    return warnings + validation.start_warnings(
+        run.sae.sparsifier, start=start, best_step=run.best_step, steps=run.step, l0=run.history[-1]["valid_l0"],
+        unchanged=unchanged,
+    )  # fmt: skip
 
 
 def _rank(valid: Validation, k: int) -> tuple[float, float]:

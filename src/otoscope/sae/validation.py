@@ -99,8 +99,8 @@ def _rebuild(
     return sae.rebuild(codes), (codes > 0).sum(dim=0)
 
 
-BUDGET_ROWS = 512
-"""Rows, evenly spaced, from which the sufficient budget is measured."""
+SAMPLE_ROWS = 512
+"""Rows, evenly spaced, from which the sufficient budget and the active latents are measured."""
 
 
 @torch.no_grad()
@@ -110,8 +110,7 @@ def sufficient_budget(sae: SparseAutoencoder, rows: RowSource, share: float) -> 
     Explained is the mean square of the normalised rows less that of the error. If k exceeds the number of active
     features, a smaller budget suffices; below it every latent counts.
     """
-    taken = np.linspace(0, rows.height - 1, min(BUDGET_ROWS, rows.height)).astype(np.int64)
-    inner = sae.normalise(torch.from_numpy(rows.take(taken)).to(sae.device))
+    inner = _sample(sae, rows)
     pre, k = sae.preactivate(inner), sae.sparsifier.k
     values, indices = pre.topk(k, dim=1)
     total = inner.square().mean()
@@ -122,6 +121,28 @@ def sufficient_budget(sae: SparseAutoencoder, rows: RowSource, share: float) -> 
 
     wanted = share * explained(k)
     return bisect_left(range(1, k), True, key=lambda budget: explained(budget) >= wanted) + 1
+
+
+def _sample(sae: SparseAutoencoder, rows: RowSource) -> Float[Tensor, "sample width"]:
+    taken = np.linspace(0, rows.height - 1, min(SAMPLE_ROWS, rows.height)).astype(np.int64)
+    return sae.normalise(torch.from_numpy(rows.take(taken)).to(sae.device))
+
+
+UNCHANGED_COSINE = 0.9
+"""Cosine of an atom with its start from which it counts as unchanged."""
+UNCHANGED_SHARE = 0.5
+"""Share of unchanged atoms from which an SAE counts as its start; measured: below .1 or 1 (docs/methods.md)."""
+
+
+@torch.no_grad()
+def unchanged_share(sae: SparseAutoencoder, start: Float[Tensor, "latents width"], rows: RowSource) -> float:
+    """Return the share of active latents whose atom has a cosine of at least `UNCHANGED_COSINE` with its start.
+
+    Silent latents do not count, because most of them keep their start in any case. NaN if none is active.
+    """
+    active = (sae.sparsifier(sae.preactivate(_sample(sae, rows))) > 0).any(dim=0).cpu()
+    cosines = F.cosine_similarity(sae.decoder.detach().cpu(), start, dim=1)
+    return (cosines[active] >= UNCHANGED_COSINE).float().mean().item()
 
 
 def data_warnings(height: int, valid_height: int, *, latents: int) -> list[str]:
@@ -190,22 +211,37 @@ def sparsity_warnings(valid: Validation, *, height: int, latents: int, k: int) -
     return warnings
 
 
-def start_warnings(sparsifier: Sparsifier, *, init: str, steps: int, l0: float) -> list[str]:
-    """Return the warning for a model that no step improved; `l0` is that of the last state.
+AXES_START, OTHER_START = "principal axes", "initial atoms"
+"""Names of the atoms that a start gives."""
+
+
+def start_warnings(
+    sparsifier: Sparsifier, *, start: str, best_step: int, steps: int, l0: float, unchanged: float | None
+) -> list[str]:
+    """Return the warning for a model that is still its start; `l0` is that of the last state.
 
     >>> from otoscope.sae.sparsifiers.topk import TopK
-    >>> start_warnings(TopK(8), init="principal", steps=9, l0=8.0)[0].split(":")[0]
+    >>> found = {"start": AXES_START, "steps": 9, "l0": 8.0}
+    >>> start_warnings(TopK(8), best_step=0, unchanged=1.0, **found)[0].split(":")[0]
     'principal axes, not learned'
+    >>> start_warnings(TopK(8), best_step=3, unchanged=0.96, **found)[0].split(";")[0]
+    'principal axes, hardly changed: 96 % of the active atoms have a cosine of at least 0.9 with their start'
+    >>> start_warnings(TopK(8), best_step=3, unchanged=0.1, **found)
+    []
     """
     k = sparsifier.k
+    if best_step:
+        if unchanged is None or not unchanged >= UNCHANGED_SHARE:  # NaN counts as changed
+            return []
+        advice = "train longer" if best_step == steps else "use more rows or a lower learning rate"
+        return [
+            f"{start}, hardly changed: {100 * unchanged:.0f} % of the active atoms have a cosine of at least "
+            f"{UNCHANGED_COSINE} with their start; best step {best_step} of {steps}; {advice}"
+        ]
     advice = "use more rows or a lower learning rate"
     if l0 > L0_TOLERANCE * k:
         advice = f"the last state has {l0:.1f} active latents per row at k={k}; use a sparsifier without penalty (topk)"
     return [
-        f"{START_LABELS.get(init, 'initial atoms')}, not learned: none of {steps} steps improved on the start on the "
-        f"validation rows (best step 0); {advice}"
+        f"{start}, not learned: none of {steps} steps improved on the start on the validation rows (best step 0); "
+        f"{advice}"
     ]
-
-
-START_LABELS: dict[str, str] = {"principal": "principal axes"}
-"""Names of the atoms that a start gives."""

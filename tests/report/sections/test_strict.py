@@ -143,13 +143,21 @@ def test_seed_findings_state_that_a_pair_asks_less_than_several_seeds():
 
 def test_codes_that_are_their_start_are_told_as_not_learned(tmp_path: Path):
     write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all")]))
-    card = {"training": {"best_step": 0}, "config": {"init": "principal"}}
     name = "layer03-frames-default-m64-k6-seed0"
-    for best_step, said in ((0, True), (7, False)):
-        write_json(tmp_path / "saes" / name / "card.json", {**card, "training": {"best_step": best_step}})
+    changed = {"best_step": 7, "start": "principal axes"}
+    unlearned, kept = "principal axes, not learned: no step improved", "principal axes, hardly changed: 97\xa0% of the"
+    for training, said in (
+        ({"best_step": 0}, unlearned),
+        ({"best_step": 7}, ""),
+        ({**changed, "unchanged_share": 0.97}, kept),
+        ({**changed, "unchanged_share": 0.2}, ""),
+    ):
+        card = {"training": training, "config": {"init": "principal"}}
+        write_json(tmp_path / "saes" / name / "card.json", card)
         run = read_run(tmp_path)
         (finding,) = setting_findings(StrictResults.of(run.results.rows), run)
-        assert ("The codes are principal axes, not learned: no step improved" in finding.text) is said
+        assert ("The codes are" in finding.text) is bool(said)
+        assert not said or f"The codes are {said}" in finding.text
 
 
 @pytest.mark.parametrize("folds", [False, True])

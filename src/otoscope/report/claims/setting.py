@@ -15,7 +15,7 @@ from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import DENSE_SHARE, layer_width
 from otoscope.report.run_data import RunData
-from otoscope.runs.training import learned_nothing
+from otoscope.runs.training import unlearned
 
 CATEGORY = "formants"
 MEASURED = "eGeMAPSv02"
@@ -102,8 +102,8 @@ def _compared(strict: StrictResults, run: RunData) -> str:
         return ""
     codes = f", its codes with {main['latents']} latents" if main["latents"] else ""
     budget = f" (k={main['k']})" if main["k"] else ""
-    start = learned_nothing(run.cards.get(main["sae_id"], {}))
-    not_learned = f"; these are {start}, not learned: no step improved on the start" if start else ""
+    found = unlearned({main["sae_id"]: run.cards.get(main["sae_id"], {})})
+    not_learned = "".join(f"; these are {label}: {reason}" for label, reason, _ in found)
     return f"layer {strict.layer}{codes} at {sparsity(main['sparsity'])} sparsity{budget}{not_learned}"
 
 

@@ -27,7 +27,7 @@ from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_findings import margin_list
 from otoscope.resampling.intervals import fold_overlap
-from otoscope.runs.training import learned_nothing
+from otoscope.runs.training import unlearned
 
 
 def strict_method(run: RunData) -> str | None:
@@ -293,17 +293,12 @@ def _training_settings(run: RunData) -> str:
 
 
 def _not_learned(run: RunData) -> str:
-    """Return which dictionaries no training step improved."""
-    starts = {name: start for name, card in run.cards.items() if (start := learned_nothing(card))}
-    if not starts:
-        return ""
-    names = comma_list(list(starts)[:MOST_NAMED])
-    more = f" and {len(starts) - MOST_NAMED} others" if len(starts) > MOST_NAMED else ""
-    kinds = comma_list(dict.fromkeys(starts.values()))
-    return (
-        f"Of {count(len(run.cards), 'dictionary', 'dictionaries')} {len(starts)} are {kinds}, not learned (best step "
-        f"0: no step improved on the start for unseen groups): {names}{more}. "
-    )
+    """Return which dictionaries training did not improve or hardly changed."""
+    total, text = count(len(run.cards), "dictionary", "dictionaries"), ""
+    for label, reason, names in unlearned(run.cards):
+        more = f" and {len(names) - MOST_NAMED} others" if len(names) > MOST_NAMED else ""
+        text += f"Of {total} {len(names)} are {label} ({reason}): {comma_list(names[:MOST_NAMED])}{more}. "
+    return text
 
 
 MOST_NAMED = 4

@@ -28,7 +28,7 @@ from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding, left_out_findings
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings, few_dimension_findings
 from otoscope.report.tables import FoldedTable, folded, result_rows
-from otoscope.runs.training import learned_nothing
+from otoscope.runs.training import unlearned
 
 ADVANTAGES: dict[Advantage, str] = {
     Advantage.BEYOND_INTERVALS: "On the same clips the codes exceed every baseline beyond the interval.",
@@ -102,8 +102,9 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
         f"Layer {results.layer} and its codes at {sparsity(main['sparsity'])} sparsity (k={main['k']} of "
         f"{main['latents']} latents) are compared in full{how}."
     )
-    if starts := _not_learned(results, run):
-        text += f" {capitalised(starts)}: no step improved on the start for unseen groups."
+    for found in unlearned({name: run.cards.get(name, {}) for name in results.sae_ids}):
+        seeds = f" ({len(found.names)} of {len(results.sae_ids)} seeds)" if len(results.sae_ids) > 1 else ""
+        text += f" The codes are {found.label}{seeds}: {found.reason}."
     if caution := caution_of_codes(main, run.cards):
         text += f" {caution}"
     and_seeds = ""
@@ -123,15 +124,6 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
             f"on each other; together they vary in about {used['value']:.0f} independent directions (effective rank)."
         )
     return [Finding("Setting", text)]
-
-
-def _not_learned(results: StrictResults, run: RunData) -> str:
-    """State that the codes compared were not learned; empty if every seed was."""
-    starts = [start for name in results.sae_ids if (start := learned_nothing(run.cards.get(name, {})))]
-    if not starts:
-        return ""
-    seeds = f" ({len(starts)} of {len(results.sae_ids)} seeds)" if len(results.sae_ids) > 1 else ""
-    return f"the codes are {starts[0]}, not learned{seeds}"
 
 
 def task_findings(results: StrictResults) -> list[Finding]:
