@@ -79,11 +79,21 @@ def test_random_topk_keeps_k_latents_per_row():
 def test_uninformative_codes_keep_each_latents_values(name: str):
     rng = np.random.default_rng(0)
     codes = rng.random((80, 12)) * (rng.random((80, 12)) < 0.3)
-    made = FROM_CODES[name](codes, seed=1)
+    made = FROM_CODES[name](codes, seed=1, groups=np.arange(80) // 20)
     np.testing.assert_array_equal(np.sort(made, axis=0), np.sort(codes, axis=0))
     assert (made != codes).any()
     kept = np.sort((made != 0).sum(axis=1))
     np.testing.assert_array_equal(kept, np.sort((codes != 0).sum(axis=1)))
+
+
+def test_permuted_codes_stay_in_their_group_unless_it_has_one_row():
+    rng = np.random.default_rng(0)
+    groups = np.concatenate([np.repeat(["a", "b"], 30), [f"alone {i}" for i in range(20)]])
+    codes = rng.random((80, 12)) + 10 * (np.arange(80) >= 30)[:, None] * (np.arange(80) < 60)[:, None]
+    made = FROM_CODES["permuted"](codes, seed=1, groups=groups)
+    for rows_of in (groups == "a", groups == "b", np.arange(80) >= 60):
+        np.testing.assert_array_equal(np.sort(made[rows_of], axis=0), np.sort(codes[rows_of], axis=0))
+        assert (made[rows_of] != codes[rows_of]).any(axis=1).mean() > 0.7
 
 
 def test_find_fitted_suggests_a_name():

@@ -87,7 +87,8 @@ def test_compare_order_false_positive_rate_matches_level() -> None:
         table = squares([hump(rng.uniform(0, 8)) for _ in range(10)], seed=seed)
         lead = compare_order(table, ["a"] * 5 + ["b"] * 5, first="a", then="b", permutations=199)
         small += lead.p <= 0.1
-    assert 1 <= small <= 14
+    # of 60 tests at a level of .1, more than 10 are as small in 3.4 % of cases
+    assert 1 <= small <= 10
 
 
 def test_emergence_of_unpredicted_category_is_nan() -> None:

@@ -174,7 +174,7 @@ def strict_table(results: StrictResults) -> Table | None:
     for comparison in comparisons:
         best, codes = comparison.best_baseline, comparison.codes
         table.add_row(
-            readable_name(comparison.target) or "common factors",
+            readable_name(comparison.target) or "mean R² of factors either predicts",
             f"{comparison.dense.value:.3f}",
             f"{codes.value:.3f}",
             *((f"{best.estimate.value:.3f}", best.label) if best else ("", "")),

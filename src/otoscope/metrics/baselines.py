@@ -1,4 +1,4 @@
-"""Baselines: fitted codes (PCA, ICA, NMF, k-means, random directions) and codes without information.
+"""Baselines: fitted codes (PCA, ICA, NMF, k-means, random directions) and codes without information on single clips.
 
 A fitted baseline takes training rows and returns a function from rows to codes. A baseline made from codes permutes or
 redraws the codes of the SAE.
@@ -8,12 +8,13 @@ import warnings
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import NMF, FastICA
 from sklearn.exceptions import ConvergenceWarning
 
 from otoscope.errors import EvaluationError, suggest
+from otoscope.resampling.groups import number_groups
 from otoscope.resampling.nulls import permute_rows, random_dictionary, random_sparse_codes
 
 
@@ -141,13 +142,23 @@ def fit_kmeans(rows: Float[np.ndarray, "rows width"], /, *, latents: int, k: int
     return encode
 
 
-def permuted(codes: Float[np.ndarray, "rows latents"], *, seed: int) -> Float[np.ndarray, "rows latents"]:
-    """Return the codes with their rows permuted: relations among latents stay, relations to targets are lost."""
-    return permute_rows(codes, seed=seed)
+def permuted(
+    codes: Float[np.ndarray, "rows latents"], *, seed: int, groups: Shaped[np.ndarray, " rows"]
+) -> Float[np.ndarray, "rows latents"]:
+    """Return the codes with their rows permuted within groups, as in every test; rows alone in their group together.
+
+    Relations among latents and effects of the group stay, relations to targets within groups are lost.
+    """
+    numbers, n_groups = number_groups(groups)
+    alone = np.bincount(numbers, minlength=n_groups)[numbers] == 1
+    return permute_rows(codes, seed=seed, groups=np.where(alone, n_groups, numbers))
 
 
-def random_codes(codes: Float[np.ndarray, "rows latents"], *, seed: int) -> Float[np.ndarray, "rows latents"]:
-    """Return random codes with each row's L0 and each latent's values kept; see `random_sparse_codes`."""
+def random_codes(
+    codes: Float[np.ndarray, "rows latents"], *, seed: int, groups: Shaped[np.ndarray, " rows"]
+) -> Float[np.ndarray, "rows latents"]:
+    """Return random codes with each row's L0 and each latent's values over all groups; see `random_sparse_codes`."""
+    del groups
     return random_sparse_codes(codes, seed=seed)
 
 
@@ -182,9 +193,11 @@ FITTED: dict[str, Fit] = {
 
 @runtime_checkable
 class OfCodes(Protocol):
-    """Function from the codes of an SAE to uninformative codes."""
+    """Function from the codes of an SAE to codes without information on single rows of a group."""
 
-    def __call__(self, codes: Float[np.ndarray, "rows latents"], /, *, seed: int) -> Float[np.ndarray, "rows latents"]:
+    def __call__(
+        self, codes: Float[np.ndarray, "rows latents"], /, *, seed: int, groups: Shaped[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows latents"]:
         """Return other codes of the same shape."""
         ...
 

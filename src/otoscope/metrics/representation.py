@@ -15,7 +15,8 @@ Kind = Literal["dense", "codes", "fitted", "from_codes", "built", "descriptors"]
 - `dense`: the activations.
 - `codes`: the codes of the SAE.
 - `fitted`: learned from the same training rows (`otoscope.metrics.baselines.FITTED`).
-- `from_codes`: drawn from the SAE's codes, without information on the clips (`otoscope.metrics.baselines.FROM_CODES`).
+- `from_codes`: drawn from the SAE's codes, without information on single clips
+  (`otoscope.metrics.baselines.FROM_CODES`).
 - `built`: needs audio, an encoder or SAE training (`otoscope.protocols.strict.run`).
 - `descriptors`: measured factors, of which the protocol `held_out` probes labels.
 """
@@ -152,7 +153,7 @@ _ALL = (
         name="permuted",
         kind="from_codes",
         label="codes of other clips",
-        description="codes with their rows in random order",
+        description="the codes of another clip of the same group (of another group where each has one clip)",
         colour=Colour("#7c7c80", "#97979d"),
     ),
 )
@@ -167,7 +168,7 @@ BASELINES: tuple[str, ...] = tuple(r.name for r in _ALL if r.kind not in ("dense
 """Names of the representations that dense activations and codes are compared with."""
 
 UNINFORMATIVE: tuple[str, ...] = tuple(r.name for r in _ALL if r.kind == "from_codes")
-"""Names of the baselines that hold no information on the clips."""
+"""Names of the baselines that hold no information on single clips; one of them holds that on groups."""
 
 
 def representation_label(name: str) -> str:

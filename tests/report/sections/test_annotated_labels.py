@@ -42,6 +42,7 @@ def test_annotated_labels_are_listed_by_f1_with_controls_and_sounds(folder):
     shown = annotated_labels(read_run(folder))
     assert shown is not None
     assert [row.label for row in shown.rows] == [NAME, "z"]
+    assert "With 20 repetitions, the least p is 1/21: all labels beyond" in shown.introduction
     assert shown.rows[0].f1 == "0.80 (0.50 to 0.50)"
     assert [len(row.sounds) for row in shown.rows] == [1, 0]
     assert [row.statement for row in shown.rows] == ["beyond chance", "not beyond chance"]

@@ -85,6 +85,12 @@ def test_a_task_says_whether_codes_beat_all_the_others(value: float, change: tup
     assert said in finding.text
 
 
+def test_strict_table_of_the_terminal_names_the_factors_of_a_mean():
+    table = strict_table(rows_of(row("mean_factor_r2", DENSE, 0.8), codes("mean_factor_r2", 0.7)))
+    assert table is not None
+    assert list(table.columns[0].cells) == ["mean R² of factors either predicts"]
+
+
 def test_strict_table_of_the_terminal_names_factors_in_words():
     factor = "F0semitoneFrom27.5Hz_sma3nz_amean"
     table = strict_table(rows_of(row("task_r2", DENSE, 0.8, target=factor), codes("task_r2", 0.7, target=factor)))

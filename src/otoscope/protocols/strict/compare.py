@@ -256,7 +256,7 @@ class ComparisonParts:
         return ComputedResult(records)
 
     def _levels(self, arrays: Arrays) -> dict[str, Level]:
-        """Return explained variance, mean R2 of the common factors and the score of the first task for one SAE."""
+        """Return explained variance, mean R2 of the factors either predicts and the score of the first task."""
         found = {"explained variance": Level(float(arrays["rebuilt.value"][0]), arrays["rebuilt.without"])}
         overlap = fold_overlap(self.experiment.targets.clips.folds)
         if self.experiment.targets.names and self._either.mask.any():

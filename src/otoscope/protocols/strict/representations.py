@@ -99,9 +99,12 @@ def baseline_part(experiment: StrictExperiment, name: str, member: GridMember) -
     columns = {"latents": member.latents, "k": member.k, "sparsity": member.sparsity, "seed": member.seed}
     about = replace(experiment.record_template(name, member.layer, pooling=member.pooling), **columns)
 
+    def from_codes(one: GridMember, name: str) -> Units:
+        return FROM_CODES[name](_codes(experiment, one, store), seed=one.seed, groups=clips.groups)
+
     makers: dict[str, Callable[[GridMember], Units]] = {
         **{n: lambda one, n=n: fitted_units(n, store, one, clips) for n in FITTED},
-        **{n: lambda one, n=n: FROM_CODES[n](_codes(experiment, one, store), seed=one.seed) for n in FROM_CODES},
+        **{n: partial(from_codes, name=n) for n in FROM_CODES},
     }
     folds = [one.sae_id for one in experiment.fold_members(member)]
     rests_on = _trained(experiment, member) if name in FROM_CODES else [FITTED_ROWS, member.sae_id, folds]

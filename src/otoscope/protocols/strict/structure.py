@@ -3,7 +3,7 @@
 All representations are scored on the same factors: completeness of an unpredicted factor is 1 (PAPER), so scores over
 different factors are not comparable. The common factors are known only after dense activations and codes have been
 measured, so `RepresentationScores` covers all factors. Means over factors have a jackknife interval, widened because
-factors depend on each other, and a null from codes permuted over clips. Curves give the score from 1, 2, 4, ...
+factors depend on each other, and a null from codes permuted within groups. Curves give the score from 1, 2, 4, ...
 dimensions.
 """
 
@@ -135,7 +135,7 @@ def common_factors(dense: RepresentationScores, codes: list[RepresentationScores
 
 
 DEFINED_BY_INFORMATION = ("mig", "infom", "infoc")
-"""Measures that are undefined for codes without information, such as those of other clips."""
+"""Measures that are undefined for codes without information, such as those of other clips without group effects."""
 
 
 def structure_records(
@@ -148,8 +148,8 @@ def structure_records(
 ) -> Iterator[Record]:
     """Yield completeness and effective dimensions per common factor, and all structure metrics over them.
 
-    `null` are codes of other clips. They hold no information, so that the null of `DEFINED_BY_INFORMATION` is the value
-    of `random`, random directions of which the k largest are kept.
+    `null` are codes of other clips of the group. They hold at most effects of the group, so that the null of
+    `DEFINED_BY_INFORMATION` is the value of `random`, random directions of which the k largest are kept.
     """
     lasso = measured.lasso
     groups = int(lasso.groups.max(initial=0))
@@ -208,14 +208,14 @@ def jackknife(statistic: Callable[[FactorMask], float], common: CommonFactors) -
     return student_interval(found.value, [found.variance])
 
 
-def mean_r2_records(linear: RidgeScores, common: CommonFactors, about: Record) -> Iterator[Record]:
-    """Yield the mean ridge R2 of the common factors, each clipped at 0, with its interval over groups."""
-    if not common.mask.any():
+def mean_r2_records(linear: RidgeScores, either: CommonFactors, about: Record) -> Iterator[Record]:
+    """Yield the mean ridge R2, each at least 0, of the factors that either side predicts, with its interval."""
+    if not either.mask.any():
         return
-    nulls = (mean_of_known(np.maximum(null[common.mask], 0)) for null in (linear.null_mean, linear.null_high))
-    found = jackknife_sums(linear.squares[:, common.mask], clipped_mean_r2, scale=bounded(0.0, 1.0))
+    nulls = (mean_of_known(np.maximum(null[either.mask], 0)) for null in (linear.null_mean, linear.null_high))
+    found = jackknife_sums(linear.squares[:, either.mask], clipped_mean_r2, scale=bounded(0.0, 1.0))
     score = Score(*(float(x) for x in found), *nulls)
-    yield about.with_score("mean_factor_r2", score, n=int(common.mask.sum()), groups=len(linear.squares))
+    yield about.with_score("mean_factor_r2", score, n=int(either.mask.sum()), groups=len(linear.squares))
 
 
 def clipped_mean_r2(sums: NDArray[Any]) -> NDArray[Any]:
@@ -223,10 +223,10 @@ def clipped_mean_r2(sums: NDArray[Any]) -> NDArray[Any]:
     return np.maximum(np.nan_to_num(r2_from_sums(sums)), 0).mean(axis=-1)
 
 
-def mean_curve(values: Float[np.ndarray, "factors sizes"], common: CommonFactors) -> list[Interval]:
-    """Return the mean over the common factors at each size; negative values count as 0."""
+def mean_curve(values: Float[np.ndarray, "factors sizes"], either: CommonFactors) -> list[Interval]:
+    """Return the mean over the factors that either side predicts at each size; negative values count as 0."""
     clipped = np.nan_to_num(np.maximum(values, 0))
-    return [jackknife(lambda mask, i=i: mean_of_known(clipped[mask, i]), common) for i in range(values.shape[1])]
+    return [jackknife(lambda mask, i=i: mean_of_known(clipped[mask, i]), either) for i in range(values.shape[1])]
 
 
 def _without(mask: FactorMask, j: np.intp) -> FactorMask:
@@ -254,11 +254,11 @@ def label_curve_records(
 
 
 def factor_curve_records(
-    found: RepresentationScores, common: CommonFactors, settings: StrictSettings, about: Record
+    found: RepresentationScores, either: CommonFactors, settings: StrictSettings, about: Record
 ) -> Iterator[Record]:
-    """Yield mean R2 of the common factors from 1, 2, 4, ... dimensions."""
-    real, null = mean_curve(found.curve, common), mean_curve(found.curve_null, common)
+    """Yield mean R2 of the factors that either side predicts from 1, 2, 4, ... dimensions."""
+    real, null = mean_curve(found.curve, either), mean_curve(found.curve_null, either)
     groups = int(found.lasso.groups.max(initial=0))
     for size, point, floor in zip(settings.sizes, real, null, strict=True):
         score = Score(*point, null_mean=floor.value, null_high=floor.high)
-        yield about.with_score("sparse_r2", score, dimensions=size, n=int(common.mask.sum()), groups=groups)
+        yield about.with_score("sparse_r2", score, dimensions=size, n=int(either.mask.sum()), groups=groups)

@@ -200,7 +200,7 @@ def overview_figure(results: Results, probes: Sequence[Figure], reconstruction: 
         return Figure(
             name="overview",
             title=f"The {target} from each representation",
-            caption="Orange: the layer. Blue: its codes. Magenta: baselines. Grey: codes without information.",
+            caption="Orange: the layer. Blue: its codes. Magenta: baselines. Grey: random codes, those of other clips.",
             panels=[Panel(charts.by_representation(part, x_title=axis))],
             table=pl.DataFrame(),
             height=charts.height_of(part),

@@ -62,7 +62,8 @@ def tasks(rows: StrictResults) -> Figure | None:
             "highest on left-out groups, for every representation alike; factors that the layer or every seed of the "
             "codes predicts by ridge regression, R² and interval ends below 0 counting as 0. Orange: the "
             "dense layer. Blue: the codes, the mean over seeds, and each seed as a small ring. Magenta: the baselines. "
-            f"Grey: codes without information. Lines: 95{NBSP}% intervals over groups. A claim about the dictionary "
+            "Grey: random codes, and those of other clips of the group. "
+            f"Lines: 95{NBSP}% intervals over groups. A claim about the dictionary "
             "needs blue to the right of magenta, not only of grey."
             + (at_edge if any(metric == "task_r2" for metric, _ in drawn) else "")
         ),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from otoscope.artifacts import read_table, resolve_inside
-from otoscope.explain.annotated_labels import ALPHA, MIN_EVENTS, TOO_FEW
+from otoscope.explain.annotated_labels import ALPHA, MIN_EVENTS, ROTATIONS, TOO_FEW
 from otoscope.formatting import comma_list, count, decimal, first_few, in_brackets, nothing_exceeds
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
@@ -18,7 +18,8 @@ INTRODUCTION = (
     "A latent and a threshold were chosen per label on the training and validation groups by the F1 of their frames; "
     "the scores are those of the test groups. Chance is the upper end of the same procedure with the labels of each "
     "recording rotated in time, or exchanged with another recording of the group where they fill it, over all labels "
-    "together: in 5 % of cases, any label exceeds it by chance. The best single unit of the layer and the best "
+    f"together: in 5 % of cases, any label exceeds it by chance. With {ROTATIONS} repetitions, the least p is 1/"
+    f"{ROTATIONS + 1}: all labels beyond chance have the same p. The best single unit of the layer and the best "
     "k-means cluster of its frames were chosen in the same way; each kind has a chance of its own. Onsets count as "
     "found within 50 ms."
 )
