@@ -47,8 +47,7 @@ class TrainResult(NamedTuple):
     - `restart_steps`, after which training diverged and continued from the best state at half the learning rate;
     - `budgets`: numbers of largest latents per row that each reconstructed alone in the last steps;
     - `dead_window_rows`: a latent that is silent for this many training rows counts as dead in training;
-    - `mean_atom_cosine`, the mean absolute cosine of two different atoms: over SAEs that differ only in k, it is lowest
-      near the number of active features (arXiv 2508.16560);
+    - `mean_atom_cosine`, the mean absolute cosine of two different atoms (see `validation.mean_atom_cosine`);
     - measures of `sae` on the validation rows: `valid_mse` (per value, in the rows' units squared), `valid_inner_mse`
       (after scaling), `valid_explained_variance` (1 is perfect, 0 the training mean; negative is worse),
       `valid_standardised_explained_variance` (the same with equal weight for every dimension), `valid_l0` (active

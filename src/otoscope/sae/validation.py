@@ -172,9 +172,9 @@ ATOMS_AT_ONCE = 1024
 def mean_atom_cosine(atoms: Float[Tensor, "latents width"]) -> float:
     """Return the mean absolute cosine of two different atoms (decoder-cosine criterion, arXiv 2508.16560).
 
-    Of SAEs that differ only in k, those with k far below or above the number of active features mix features, and
-    mixed atoms overlap: the mean is lowest near the right k. Directions at random have about
-    `sqrt(2 / (pi * width))`. NaN for one atom.
+    Directions at random have about `sqrt(2 / (pi * width))`. The criterion takes the k with the lowest mean for the
+    number of active features, but on planted features that k is too large: atoms near principal axes, which hold no
+    feature, are lowest (docs/methods.md). NaN for one atom.
 
     >>> round(mean_atom_cosine(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])), 6)
     0.333333
