@@ -7,8 +7,11 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.logistic import fit_logistic, rotate
-from otoscope.metrics.probes import ProbeSettings, class_weights, fit_probe, share_intervals, shares_right
+from otoscope.metrics.predictions import share_intervals, shares_right
+from otoscope.metrics.probes import ProbeSettings, class_weights, fit_probe
+from otoscope.resampling.groups import fold_splits
 from otoscope.resampling.intervals import unseen_error
+from tests.support.planted_claims import clean_latents
 
 FEW = ProbeSettings()
 
@@ -146,6 +149,51 @@ def test_probe_of_noise_is_near_chance() -> None:
     noise = np.random.default_rng(9).normal(size=(240, 500))
     found = fit_probe(noise, labels, groups=groups, split=split, settings=FEW)
     assert found.balanced_accuracy.value < 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_probe_reads_few_of_many_idle_latents_and_all_of_a_dense_layer(seed: int) -> None:
+    codes, layer, labels, groups, split = clean_latents(seed)
+    of_codes, of_layer = (fit_probe(x, labels, groups=groups, split=split) for x in (codes, layer))
+    # two latents hold the label; reading all 512 gives .55 to .64
+    assert of_codes.reader in ("2 dimensions", "4 dimensions", "8 dimensions")
+    assert of_codes.balanced_accuracy.value > 0.95
+    assert of_layer.reader == "all dimensions"
+    assert of_layer.balanced_accuracy.value > 0.9
+    assert of_codes.balanced_accuracy.value > of_layer.balanced_accuracy.value - 0.02
+    every = fit_probe(codes, labels, groups=groups, split=split, settings=ProbeSettings(sizes=()))
+    assert every.reader == "all dimensions"
+    assert every.balanced_accuracy.value < of_layer.balanced_accuracy.value - 0.1
+
+
+def test_probe_chooses_its_reader_in_each_fold() -> None:
+    codes, layer, labels, groups, _ = clean_latents(0)
+    splits = fold_splits(groups % 3)
+    # the sources are latents of the codes in two folds, and mixed in the layer of the third
+    own = [codes, codes, layer]
+    found = fit_probe(own, labels, groups=groups, split=splits)
+    assert found.reader.endswith(" dimensions or all dimensions")
+    assert found.balanced_accuracy.value > 0.93
+
+
+def test_probe_of_noise_stays_at_chance_for_any_reader() -> None:
+    _, _, labels, groups, split = clean_latents(0)
+    values = [
+        fit_probe(np.random.default_rng(seed).normal(size=(300, 100)), labels, groups=groups, split=split)
+        for seed in range(20)
+    ]
+    scores = np.array([probe.balanced_accuracy.value for probe in values])
+    assert abs(scores.mean() - 0.5) < 0.03
+    above = [probe.balanced_accuracy.value > probe.balanced_accuracy.null_high for probe in values]
+    assert sum(above) <= 3
+
+
+def test_probe_keeps_all_dimensions_unless_few_are_better_beyond_chance() -> None:
+    features, labels, groups, split = told()
+    kept = fit_probe(features, labels, groups=groups, split=split)
+    every = fit_probe(features, labels, groups=groups, split=split, settings=ProbeSettings(sizes=()))
+    assert kept.reader == "all dimensions"
+    assert (kept.accuracy, kept.penalty) == (every.accuracy, every.penalty)
 
 
 def test_probe_seed_changes_null_only() -> None:

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from sklearn.feature_selection import f_classif
 
 from otoscope.errors import EvaluationError
-from otoscope.metrics.sparse_regression import SparseProbeSettings, rank_by_f, sparse_probe
+from otoscope.linear.readers import rank_by_f
+from otoscope.metrics.sparse_regression import SparseProbeSettings, sparse_probe
 
 GROUPS = np.repeat(np.arange(15), 20)
 SPLIT = np.repeat(["train", "valid", "test"], [180, 40, 80])

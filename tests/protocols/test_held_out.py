@@ -11,6 +11,7 @@ from otoscope.metrics.reconstruction import ReconstructionMeter
 from otoscope.metrics.record import Record, to_table
 from otoscope.protocols.held_out import HeldOutSettings, measure_representation, reconstruction_records
 from otoscope.runs.inputs import Clips
+from tests.support.planted_claims import clean_latents
 
 GROUPS, EACH, LATENTS = 20, 20, 12
 ABOUT = Record(
@@ -73,6 +74,17 @@ def test_measure_representation_scores_planted_signal_above_null(table: pl.DataF
     label = row(table, "probe_accuracy", "fires")
     assert label["value"] > 0.9
     assert label["low"] > label["null_high"]
+
+
+def test_measure_representation_reads_clean_latents_among_idle_ones_as_well_as_the_layer() -> None:
+    codes, layer, labels, groups, split = clean_latents(0)
+    clips = Clips(split, groups.astype(str), {"louder": labels}, np.zeros((len(labels), 0)), ())
+    of_codes, of_layer = (
+        row(measured_table(features, clips), "probe_balanced_accuracy", "louder") for features in (codes, layer)
+    )
+    assert (of_codes["reader"], of_layer["reader"]) == ("4 dimensions", "all dimensions")
+    assert of_codes["value"] >= of_layer["value"] - 0.02
+    assert of_codes["low"] > of_codes["null_high"]
 
 
 def test_measure_representation_scores_absent_signal_at_null(table: pl.DataFrame) -> None:

@@ -63,6 +63,21 @@ def planted_clips(
     return Planted(targets, rows.astype(np.float32), strengths.mean(axis=1), atoms)
 
 
+def clean_latents(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return codes, the layer that mixes their sources, and a label: the louder of two of the 12 sources.
+
+    The codes hold one clean latent per source and 500 idle ones.
+    """
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(15), 20)
+    split = np.where(groups < 8, "train", np.where(groups < 11, "valid", "test"))
+    sources = rng.gamma(4.0, 0.25, size=(300, 12))
+    idle = rng.random((300, 500)) * (rng.random((300, 500)) < 0.05)
+    layer = sources @ rng.normal(size=(12, 64)) + 0.1 * rng.normal(size=(300, 64))
+    labels = np.where(sources[:, 0] > sources[:, 1], "first", "second")
+    return np.hstack([sources, idle]), layer, labels, groups, split
+
+
 def compactness_claim(
     targets: FactorTargets, codes: Sequence[np.ndarray], dense: np.ndarray, others: Mapping[str, np.ndarray]
 ) -> CompactnessClaim:

@@ -6,19 +6,20 @@ regression. A comparison by one reader alone therefore says something about the 
 of whole groups and returns what it predicts for the fitted rows from the other folds.
 """
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from otoscope.linear.gram import REACH, Gramian, live_columns
 from otoscope.linear.lasso_tuning import PenaltyGrid, make_fold, predict_folds, tune
 from otoscope.linear.ridge import fit_group_ridge
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Numbers of dimensions that the sparse reader tries."""
+"""Numbers of dimensions that sparse readers and probes try."""
 
 SPARSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Penalties of the sparse reader, for a Gram matrix with a diagonal of 1."""
@@ -143,3 +144,22 @@ READERS: Mapping[str, Reader] = {
     "LASSO": read_by_lasso,
 }
 """Readers by name, in the order in which ties are resolved."""
+
+
+def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:
+    """Return the columns that vary, by decreasing F ratio between classes.
+
+    F is the variance between class means over the variance within classes. Columns that separate all classes without
+    variance within them come first.
+    """
+    live = live_columns(rows)
+    x = rows[:, live].astype(np.float64)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    between = np.zeros(x.shape[1])
+    for name in np.unique(names):
+        members = x[names == name]
+        between += len(members) * members.mean(axis=0) ** 2
+    within = len(x) - between
+    # with unit variance F increases with the share between classes, and rounding cannot reverse it
+    ratio = np.where(within > 1e-12 * len(x), between / np.maximum(within, 1e-12 * len(x)), math.inf)
+    return np.flatnonzero(live)[np.argsort(-ratio, kind="stable")]

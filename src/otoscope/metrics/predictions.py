@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int, Shaped
+from numpy.typing import NDArray
 
 from otoscope.errors import EvaluationError
 from otoscope.formatting import known
@@ -18,8 +19,11 @@ from otoscope.resampling.intervals import (
     Interval,
     fold_overlap,
     independent_units,
+    jackknife_error,
     jackknife_sums,
+    leave_one_out,
     recall_interval,
+    share_interval,
     widen,
 )
 from otoscope.resampling.paired import answer_interval
@@ -172,3 +176,47 @@ def require_one_probe(rows: pl.DataFrame) -> None:
             f"expected the predictions of one probe, got those of {probes}; filter by protocol, representation, layer, "
             "sae_id and label"
         )
+
+
+def confusions(
+    truth: Int[np.ndarray, " rows"], guess: Int[np.ndarray, " rows"], groups: Shaped[np.ndarray, " rows"], n: int
+) -> Float[np.ndarray, "groups classes classes"]:
+    """Return one table of counts per group, true class by predicted class."""
+    cells = np.zeros((len(truth), n * n))
+    cells[np.arange(len(truth)), truth * n + guess] = 1
+    return group_sums(cells, groups).reshape(-1, n, n)
+
+
+def shares_right(tables: Float[np.ndarray, "tables classes classes"]) -> Float[np.ndarray, "tables 3"]:
+    """Return accuracy, balanced accuracy and macro-F1 of confusion tables."""
+    hits = np.einsum("tcc->tc", tables)
+    support, claimed = tables.sum(axis=2), tables.sum(axis=1)
+    accuracy = hits.sum(axis=1) / support.sum(axis=1)
+    recall = _mean_where(hits, support)
+    f1 = _mean_where(2 * hits, support + claimed)
+    return np.stack([accuracy, recall, f1], axis=1)
+
+
+def share_intervals(tables: Float[np.ndarray, "groups classes classes"]) -> tuple[Interval, Interval, Interval]:
+    """Return accuracy, balanced accuracy and macro-F1 of one confusion table per group, each with its interval."""
+    hits, support = np.einsum("gcc->gc", tables), tables.sum(axis=2)
+    units, tested = independent_units(support), support.any(axis=0)
+    balanced = recall_interval(hits, support, units)
+    accuracy = recall_interval(hits.sum(axis=1)[:, None], support.sum(axis=1)[:, None], units.sum()[None])
+    if np.array_equal(hits, support):
+        return accuracy, balanced, balanced
+
+    def macro_f1(sums: Float[np.ndarray, "tables classes classes"]) -> Float[np.ndarray, " tables"]:
+        absent = (sums.sum(axis=2)[:, tested] == 0).any(axis=1)
+        return np.where(absent, np.nan, shares_right(sums)[:, 2])
+
+    f1, without = leave_one_out(tables, macro_f1)
+    error = float(jackknife_error(without)) if len(without) > 1 else math.nan
+    return accuracy, balanced, share_interval(float(f1), error, n_groups=len(tables), n=float(tables.sum()))
+
+
+def _mean_where(part: NDArray[Any], whole: NDArray[Any]) -> Float[np.ndarray, " tables"]:
+    """Return the mean of part/whole over the classes with non-zero `whole`."""
+    counts = whole > 0
+    ratio = np.divide(part, whole, out=np.zeros_like(part), where=counts)
+    return ratio.sum(axis=1) / counts.sum(axis=1)

@@ -83,7 +83,7 @@ class Record:
     """Number of dimensions that a regression or probe used, of metrics that begin with `sparse_`."""
     seed: int | None = None
     reader: str = ""
-    """Linear reader of a task, chosen on groups left out (`otoscope.linear.readers`); empty for other metrics."""
+    """Linear reader of a task, or dimensions that a probe reads, chosen on groups left out; empty for other metrics."""
     low: float = math.nan
     high: float = math.nan
     null_mean: float = math.nan

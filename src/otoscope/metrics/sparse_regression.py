@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from otoscope.errors import EvaluationError
 from otoscope.linear.gram import live_columns, moments_of
+from otoscope.linear.readers import SIZES, rank_by_f
 from otoscope.metrics.probes import PENALTIES, ProbeSettings, fit_probe
 from otoscope.resampling.exchange import score_factors
 from otoscope.resampling.groups import check_rows, each_fold, mean_known, missing_patterns, split_rows
@@ -76,10 +77,6 @@ def _pursue(
         turned[:, step] = fresh
         left -= (left[targets, best] / length)[:, None] * fresh
     return chosen
-
-
-SIZES = (1, 2, 4, 8, 16, 32, 64)
-"""Numbers of latents at the points of a curve."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +299,7 @@ def sparse_probe(
         )
     own = list(each_fold(features, split))
     rankings = [_rank(rows, names, one, settings.sizes[-1]) for rows, one in own]
-    few = ProbeSettings(settings.penalties, settings.tolerance)
+    few = ProbeSettings(settings.penalties, settings.tolerance, sizes=())
     probes = [
         fit_probe(
             [rows[:, ranking[:size]] for (rows, _), ranking in zip(own, rankings, strict=True)],
@@ -328,22 +325,3 @@ def _rank(
     if not len(ranking):
         raise EvaluationError("all features are constant on the training rows; there is nothing to choose from")
     return ranking
-
-
-def rank_by_f(rows: Float[np.ndarray, "rows p"], names: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " live"]:
-    """Return the columns that vary, by decreasing F ratio between classes.
-
-    F is the variance between class means over the variance within classes. Columns that separate all classes without
-    variance within them come first.
-    """
-    live = live_columns(rows)
-    x = rows[:, live].astype(np.float64)
-    x = (x - x.mean(axis=0)) / x.std(axis=0)
-    between = np.zeros(x.shape[1])
-    for name in np.unique(names):
-        members = x[names == name]
-        between += len(members) * members.mean(axis=0) ** 2
-    within = len(x) - between
-    # with unit variance F increases with the share between classes, and rounding cannot reverse it
-    ratio = np.where(within > 1e-12 * len(x), between / np.maximum(within, 1e-12 * len(x)), math.inf)
-    return np.flatnonzero(live)[np.argsort(-ratio, kind="stable")]

@@ -93,6 +93,7 @@ def reconstruction_records(measured: Reconstruction, split: str, about: Record) 
 def _probe_records(
     probe: Probe, values: Shaped[np.ndarray, " clips"], clips: Clips, shared: Record
 ) -> Iterator[Record]:
+    shared = replace(shared, reader=probe.reader)
     on_test = replace(shared, n=probe.n, groups=probe.groups)
     for metric, score in (
         ("probe_accuracy", probe.accuracy),
