@@ -144,18 +144,32 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "end"),
+    ("low", "high", "by_lasso", "end"),
     [
-        (-0.3, 0.1, "R² of the codes minus that of the layer is −0.10 (−0.30 to 0.10), which shows no difference."),
-        (-0.15, -0.05, "R² of the codes minus that of the layer is −0.10 (−0.15 to −0.05), so the codes predict less."),
-        (math.nan, math.nan, "the codes. Counts have no interval and do not rank."),
+        (-0.3, 0.1, 0.3, "is −0.10 (−0.30 to 0.10) by ridge regression, which shows no difference."),
+        (
+            -0.15,
+            -0.05,
+            0.3,
+            "is −0.10 (−0.15 to −0.05) by ridge regression, so the codes predict less (by LASSO over all factors 0.30 "
+            "against 0.40).",
+        ),
+        (
+            -0.15,
+            -0.05,
+            0.5,
+            "is −0.10 (−0.15 to −0.05) by ridge regression, but by LASSO over all factors 0.50 against 0.40: this "
+            "depends on the reader.",
+        ),
+        (math.nan, math.nan, 0.3, "the codes. Counts have no interval and do not rank."),
     ],
 )
 def test_the_overview_of_the_strict_protocol_ranks_by_the_mean_r2_and_not_by_counts(
-    tmp_path: Path, low: float, high: float, end: str
+    tmp_path: Path, low: float, high: float, by_lasso: float, end: str
 ) -> None:
     records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.6), row("mean_factor_r2", DENSE, 0.4)]
     records += [codes("mean_factor_r2", 0.3), replace(against("mean_factor_r2", low, high), value=-0.1)]
+    records += [row("factor_r2", DENSE, 0.4, target="f0"), codes("factor_r2", by_lasso, target="f0")]
     write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all"), *records]))
     (sentence,) = overview(read_run(tmp_path), "").sentences
     summary = strict_findings(read_run(tmp_path))

@@ -46,8 +46,38 @@ def test_factor_findings_name_the_baselines_that_predict_more():
     records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.5)]
     records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5), against("mean_factor_r2", -0.1, 0.1)]
     records += [against("mean_factor_r2", -0.3, -0.1, "start"), against("mean_factor_r2", -0.3, 0.1, "logmel")]
+    records += [against("mean_factor_r2", -0.3, -0.1, "pca"), codes("factor_r2", 0.4, target="f0")]
+    records += [row("factor_r2", name, value, target="f0") for name, value in (("start", 0.5), ("pca", 0.4))]
     (finding,) = factor_findings(rows_of(*records))
-    assert finding.text.endswith("On the same clips, SAE before training predicts more, beyond the interval.")
+    assert finding.text.endswith(
+        "On the same clips, it is higher from SAE before training, by ridge beyond the interval and by LASSO. By ridge "
+        "alone, it is higher from principal components: this depends on the reader."
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "by_lasso", "said"),
+    [
+        (-0.3, -0.1, 0.3, "so the codes predict less (by LASSO over all factors 0.30 against 0.50)"),
+        (-0.3, -0.1, 0.6, "but by LASSO over all factors 0.60 against 0.50: this depends on the reader"),
+        (0.1, 0.3, 0.6, "so the codes predict more (by LASSO over all factors 0.60 against 0.50)"),
+        (0.1, 0.3, 0.4, "but by LASSO over all factors 0.40 against 0.50: this depends on the reader"),
+        (-0.1, 0.3, 0.4, ""),
+    ],
+)
+def test_codes_predict_less_or_more_only_where_ridge_and_lasso_agree(
+    low: float, high: float, by_lasso: float, said: str
+):
+    records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.5), against("mean_factor_r2", low, high)]
+    records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5 + (low + high) / 2)]
+    records += [row("factor_r2", DENSE, 0.5, target="f0"), codes("factor_r2", by_lasso, target="f0")]
+    records += [row("effective_latents", DENSE, 5.0), codes("effective_latents", 8.0)]
+    results = rows_of(*records)
+    (finding,), (compactness,) = factor_findings(results), compactness_findings(results)
+    assert said in finding.text
+    assert ("predict less" in finding.text) is (high < 0 and by_lasso < 0.5)
+    assert ("also predict less" in compactness.text) is (high < 0 and by_lasso < 0.5)
+    assert ("By ridge alone" in compactness.text) is (high < 0 and by_lasso > 0.5)
 
 
 @pytest.mark.parametrize(("best", "exceeds"), [(0.6, False), (0.4, True)])

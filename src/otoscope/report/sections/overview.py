@@ -8,7 +8,7 @@ from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent, sparsity, untested
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import Comparison, Estimate, Relation, relation
+from otoscope.protocols.comparison import Comparison, Estimate
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import caution_of_codes, decimal_with_interval, dimensions, predicted_by_either
 from otoscope.report.figures.factors import factor_layer
@@ -19,6 +19,7 @@ from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.strict_factors import (
     describe_compactness,
     describe_counts,
+    describe_readers_of_factors,
     more_compact,
     unlearned_as_compact,
 )
@@ -176,22 +177,22 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         mean_r2 = results.comparison("mean_factor_r2")
         yield (
             f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes{more}."
-            f"{_mean_r2(mean_r2.change, seeds=len(results.sae_ids)) if mean_r2 is not None else ''}"
+            f"{_mean_r2(mean_r2.change, results) if mean_r2 is not None else ''}"
         )
     comparison = results.comparison("effective_latents")
     if comparison is not None and comparison.dense.measured and comparison.codes.measured:
         yield _compactness(comparison)
 
 
-def _mean_r2(change: Estimate, *, seeds: int) -> str:
+def _mean_r2(change: Estimate, results: StrictResults) -> str:
     """Return the paired difference of the mean R² as a sentence after a blank, because counts have no interval."""
     if not change.bounded or change.too_few_groups:
         return " Counts have no interval and do not rank."
-    shown = {Relation.HIGHER: "so the codes predict more", Relation.LOWER: "so the codes predict less"}
-    decision = shown.get(relation(change), "which shows no difference")
+    decision = describe_readers_of_factors(results) or ", which shows no difference"
+    covered = predicted_by_either(len(results.sae_ids))
     return (
-        f" Counts have no interval. Over the factors {predicted_by_either(seeds)}, the mean R² of the codes minus that "
-        f"of the layer is {decimal_with_interval(change, 2)}, {decision}."
+        f" Counts have no interval. Over the factors {covered}, the mean R² of the codes minus that of the layer is "
+        f"{decimal_with_interval(change, 2)} by ridge regression{decision}."
     )
 
 

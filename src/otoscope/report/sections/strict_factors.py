@@ -1,5 +1,9 @@
 """Findings of the strict protocol on factors: how many are predicted, and over how many dimensions each spreads."""
 
+import math
+from statistics import fmean
+from typing import NamedTuple
+
 from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, representation_label
@@ -25,6 +29,8 @@ COMPACTNESS: dict[Relation, str] = {
     Relation.HIGHER: "The codes are less compact than the layer, paired by factor beyond the interval{ratio}.",
     Relation.UNCLEAR: "Undecided: paired by factor, the interval includes no difference{ratio}.",
 }
+
+DIRECTIONS = {Relation.HIGHER: "more", Relation.LOWER: "less"}
 
 FEW_DIMENSIONS: dict[FewDimensions, str] = {
     FewDimensions.HIGHER: (
@@ -65,9 +71,9 @@ def factor_findings(results: StrictResults) -> list[Finding]:
         difference = f" (difference {decimal_with_interval(change, 2)})" if change.measured else ""
         covered = f"Over the {common.dense.n} {predicted_by_either(len(results.sae_ids))}, losses included"
         said += (
-            f" {covered}, the mean R² of a linear map (below 0 counts as 0) is {decimal(common.dense.value, 2)} from "
-            f"the dense layer and {decimal(common.codes.value, 2)} from the codes{difference}."
-            f"{_better_baselines(results)}"
+            f" {covered}, the mean R² of ridge regression (below 0 counts as 0) is {decimal(common.dense.value, 2)} "
+            f"from the dense layer and {decimal(common.codes.value, 2)} from the codes{difference}"
+            f"{describe_readers_of_factors(results)}.{_better_baselines(results)}"
         )
     return [Finding("Factors", said)]
 
@@ -87,15 +93,68 @@ def describe_counts(counts: Comparison) -> str:
     return f"{seeds}{most}{more}"
 
 
+class FactorReaders(NamedTuple):
+    """Relation of the codes to a representation by ridge regression, and the means of R² by LASSO over all factors."""
+
+    ridge: Relation
+    codes: float
+    other: float
+
+    @property
+    def relation(self) -> Relation:
+        """Relation by ridge regression where the LASSO agrees with it; otherwise the reader decides, not the codes."""
+        agrees = {Relation.HIGHER: self.codes > self.other, Relation.LOWER: self.codes < self.other}
+        return self.ridge if agrees.get(self.ridge, True) else Relation.UNCLEAR
+
+    @property
+    def by_lasso(self) -> str:
+        """Means by LASSO, as a clause."""
+        return f"by LASSO over all factors {decimal(self.codes, 2)} against {decimal(self.other, 2)}"
+
+
+def readers_of_factors(results: StrictResults, representation: str = DENSE) -> FactorReaders | None:
+    """Compare the R² of the codes with that of a representation by both readers; None without a difference by ridge.
+
+    Ridge regression reads wide codes with idle latents badly, and the LASSO reads dense activations badly.
+    """
+    common = results.comparison("mean_factor_r2")
+    if common is None or not common.against(representation).measured:
+        return None
+    lasso = results.where(metric="factor_r2", layer=results.layer, split="test").measured
+    tables = lasso.where(representation=CODES, sae_id=results.sae_ids), lasso.where(representation=representation)
+    means = [fmean(max(value, 0.0) for value in table.values()) if table else math.nan for table in tables]
+    return FactorReaders(common.relation_to(representation), *means)
+
+
+def describe_readers_of_factors(results: StrictResults) -> str:
+    """Return the direction of the difference to the layer if both readers agree, or the other means, as a clause.
+
+    Empty where ridge regression shows no difference.
+    """
+    found = readers_of_factors(results)
+    if found is None or found.ridge not in DIRECTIONS:
+        return ""
+    if found.relation in DIRECTIONS:
+        return f", so the codes predict {DIRECTIONS[found.relation]} ({found.by_lasso})"
+    return f", but {found.by_lasso}: this depends on the reader"
+
+
 def _better_baselines(results: StrictResults) -> str:
-    """Return the baselines that predict factors better than the codes beyond the interval, as a sentence."""
-    better = [
-        representation_label(row["representation"])
-        for row in results.where(metric=METRICS["mean_factor_r2"].difference)
-        if row["representation"] != DENSE and known(row["high"]) and row["high"] < 0 and row["groups"] >= MIN_GROUPS
-    ]
-    verb = "predicts" if len(better) == 1 else "predict"
-    return f" On the same clips, {comma_list(better)} {verb} more, beyond the interval." if better else ""
+    """Return the baselines that predict factors better than the codes beyond the interval, as sentences."""
+    rows = results.where(metric=METRICS["mean_factor_r2"].difference)
+    names = dict.fromkeys(row["representation"] for row in rows if row["representation"] != DENSE)
+    compared = {name: found for name in names if (found := readers_of_factors(results, name))}
+    lower = [name for name, found in compared.items() if found.ridge is Relation.LOWER]
+    by_both = [representation_label(name) for name in lower if compared[name].relation is Relation.LOWER]
+    by_ridge = [representation_label(name) for name in lower if compared[name].relation is not Relation.LOWER]
+    said = ""
+    if by_both:
+        said += (
+            f" On the same clips, it is higher from {comma_list(by_both)}, by ridge beyond the interval and by LASSO."
+        )
+    if by_ridge:
+        said += f" By ridge alone, it is higher from {comma_list(by_ridge)}: this depends on the reader."
+    return said
 
 
 def compactness_findings(results: StrictResults) -> list[Finding]:
@@ -113,9 +172,7 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
         f"({ends(vars(dense), dimensions)}) and {dimensions(codes.value)} of the codes "
         f"({ends(vars(codes), dimensions)}{seeds}), the geometric mean over the {codes.n} common factors. {decision}"
     )
-    r2 = results.comparison("mean_factor_r2")
-    if r2 is not None:
-        said += _predict_less(results, r2)
+    said += _predict_less(results)
     less = {name: estimate for name in LEARNED_LESS if (estimate := comparison.others.get(name)) and estimate.measured}
     each = [
         f"{representation_label(name)} {dimensions(estimate.value)} ({_share(share)} factors predicted)"
@@ -159,23 +216,15 @@ def more_compact(comparison: Comparison) -> dict[str, Estimate]:
     }
 
 
-def _predict_less(results: StrictResults, ridge: Comparison) -> str:
-    """State that the codes predict less by ridge regression beyond the paired interval, and by the LASSO or not."""
-    if ridge.relation is not Relation.LOWER:
+def _predict_less(results: StrictResults) -> str:
+    """State that the codes predict less by both readers, or by ridge regression alone; empty if not by that."""
+    found, r2 = readers_of_factors(results), results.comparison("mean_factor_r2")
+    if found is None or r2 is None or found.ridge is not Relation.LOWER:
         return ""
-    text = f"mean R² by ridge {decimal(ridge.codes.value, 2)} against {decimal(ridge.dense.value, 2)}"
-    lasso = results.where(metric="factor_r2", layer=results.layer, split="test").measured
-    codes, dense = (
-        [max(value, 0.0) for value in table.values()]
-        for table in (lasso.where(representation=CODES, sae_id=results.sae_ids), lasso.where(representation=DENSE))
-    )
-    if not codes or not dense:
-        return ""
-    of_codes, of_layer = sum(codes) / len(codes), sum(dense) / len(dense)
-    if of_codes < of_layer:
-        means = f"{decimal(of_codes, 2)} against {decimal(of_layer, 2)}"
-        return f" They also predict less ({text}, by LASSO over all factors {means})."
-    return f" They predict less by ridge ({text}) but not by LASSO: this depends on the reader."
+    text = f"{decimal(r2.codes.value, 2)} against {decimal(r2.dense.value, 2)}"
+    if found.relation is Relation.LOWER:
+        return f" They also predict less (mean R² by ridge {text}, {found.by_lasso})."
+    return f" By ridge alone, their mean R² is lower ({text}; {found.by_lasso}): this depends on the reader."
 
 
 def few_dimension_findings(results: StrictResults) -> list[Finding]:
