@@ -161,7 +161,7 @@ def test_gallery_titles_a_latent_with_all_its_classes_and_states_the_next(tmp_pa
     said = remade(made, **classes, **numbers, next_r=pl.lit(0.3)).section("gallery")
     assert "emotion: fearful and angry" in said.replace("\u200b", "")
     assert "Clips of these classes contain more of it than others" in said
-    assert "correlation with fearful within groups 0.34, " in said
+    assert "correlation with emotion fearful within groups 0.34, " in said
     assert "chance |r| up to 0.32, next class sad 0.30" in said
     assert "next class" not in remade(made, **classes, **numbers, next_r=pl.lit(-0.1)).section("gallery")
 

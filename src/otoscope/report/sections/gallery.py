@@ -425,7 +425,7 @@ def _correlation(row: dict[str, Any], noun: str) -> list[str]:
     near = tested and decimal(abs(row["test_r"]), 2) == decimal(row["null_high"], 2)
     digits = 3 if near else 2
     chance = [f"chance |r| up to {decimal(row['null_high'], digits)}"] if tested else []
-    of = f" with {row['factor']}" if row["other_classes"] else ""
+    of = f" with {row['label']} {row['factor']}" if row["other_classes"] else ""
     found = f"correlation{of} {where} {decimal(row['test_r'], digits)}"
     return [found, *_by_group(row, noun), *chance, *_next_class(row, digits), *_opposite(row, noun)]
 
