@@ -364,8 +364,7 @@ def test_too_few_groups_give_no_verdict(groups: int, said: str):
     assert "predicted well" not in factors.text
 
 
-def test_the_table_of_counts_shows_intervals_of_what_has_one(tmp_path: Path):
-    """The ends of a count are counts by the ends of the factors' intervals."""
+def test_the_table_of_counts_names_ranges_over_pairs_of_seeds_and_shows_no_interval_of_a_count(tmp_path: Path):
     matched = {"target": "0, 1", "split": "all", "low": 0.1, "high": 0.2}
     records = [codes("predicted_share", 0.6, low=0.2, high=0.9), codes("matched_correlation", 0.15, **matched)]
     write_table(tmp_path / "results.parquet", to_table(records))
@@ -374,7 +373,9 @@ def test_the_table_of_counts_shows_intervals_of_what_has_one(tmp_path: Path):
     assert summary.counts is not None
     titles = [column.title for column in summary.counts.table.columns]
     shown = {row[titles.index("metric")].text: row for row in summary.counts.table.rows}
-    ends = {name: [row[titles.index(f"interval {end}")].text for end in ("from", "to")] for name, row in shown.items()}
+    ends = {
+        name: [row[titles.index(f"{end} pair")].text for end in ("lowest", "highest")] for name, row in shown.items()
+    }
     assert ends == {"predicted_share": ["–", "–"], "matched_correlation": ["0.100", "0.200"]}
 
 

@@ -81,12 +81,16 @@ def _introduction(results: StrictResults, present: Set[str]) -> str:
 
 
 def _counts(results: StrictResults) -> FoldedTable | None:
-    """Return the table of the numbers that the sentences quote and no figure draws."""
+    """Return the table of the numbers that the sentences quote and no figure draws.
+
+    Ends of the agreement between seeds are those over pairs. Those of a count are counted by the ends of the factors'
+    own intervals, which is no interval of the count.
+    """
     metrics = ("predicted_share", "effective_rank", "mean_max_cosine", "matched_correlation", "reappearing_share")
     title = "Table: factors selected and predicted, and agreement between seeds"
-    # counted by the ends of the factors' own intervals, which is no interval of the count
-    bounded = pl.when(pl.col("metric") != "predicted_share").then(pl.col("low", "high"))
-    return folded(title, result_rows(results.where(metric=metrics).rows.with_columns(bounded)), "strict-counts")
+    ends = pl.when(pl.col("metric") != "predicted_share").then(pl.col("low", "high"))
+    rows = result_rows(results.where(metric=metrics).rows.with_columns(ends))
+    return folded(title, rows.rename({"low": "lowest_pair", "high": "highest_pair"}, strict=False), "strict-counts")
 
 
 def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
