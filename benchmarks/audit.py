@@ -60,7 +60,7 @@ from otoscope.explain import (
 )
 from otoscope.explain.annotated_labels import latent_units
 from otoscope.explain.interventions import strongest_latents
-from otoscope.explain.selection import correlations
+from otoscope.explain.latent_choice import correlations
 from otoscope.explain.splice import frame_cosine
 from otoscope.explain.splice_scores import Probes
 from otoscope.factors.annotations import AnnotatedInterval

@@ -14,7 +14,7 @@ from otoscope.factors.table import FAILED, FactorCard, FactorTable
 from otoscope.metrics.robust_factors import PITCH
 from otoscope.pipeline.interventions import ChangedLayer
 from otoscope.report import read_run
-from otoscope.report.sections.gallery import factor_ranks
+from otoscope.report.sections.latent_sentences import factor_ranks
 from otoscope.runs.inputs import Clips, clip_arrays
 from tests.support.finished_run import make_run
 

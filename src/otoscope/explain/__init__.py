@@ -97,10 +97,11 @@ from otoscope.explain.firing import (
 from otoscope.explain.frame_descriptors import DESCRIPTORS, FrameTable, describe_clips, describe_frames, frame_table
 from otoscope.explain.index_writer import index_inputs, write_activation_index
 from otoscope.explain.interventions import Effect, intervene, mean_effects, side_effect
+from otoscope.explain.latent_choice import LatentChoice, LatentOutcome
 from otoscope.explain.matching import LatentFamilies, LatentMatches, latent_families, match_codes, match_indices
 from otoscope.explain.readouts import Concept, Readouts, Targets, concept_targets, fit_readouts
 from otoscope.explain.response_curves import ResponseCurve, explained_shares, response_curve
-from otoscope.explain.selection import LatentChoice, LatentOutcome, choose_class_latents, choose_latents
+from otoscope.explain.selection import choose_class_latents, choose_latents
 from otoscope.explain.spectrogram import Spectrogram, spectrogram, to_png
 from otoscope.explain.splice import Splice, SpliceScore, recovered_share, score_shares, splice
 from otoscope.explain.swept_voices import SWEPT, SweptFactor, VoiceSetting, sing

@@ -22,7 +22,7 @@ from otoscope.artifacts import (
     write_table,
 )
 from otoscope.errors import DamagedArtifact
-from otoscope.explain.selection import LatentChoice
+from otoscope.explain.latent_choice import LatentChoice
 from otoscope.explain.spectrogram import spectrogram, to_png
 
 MAX_CLIP_S = 6.0

@@ -13,8 +13,8 @@ from torch import Tensor
 from otoscope.encoders.base import Encoder
 from otoscope.encoders.batched import BatchedEncoder
 from otoscope.errors import EvaluationError, suggest
+from otoscope.explain.latent_choice import correlations
 from otoscope.explain.readouts import Readouts
-from otoscope.explain.selection import correlations
 from otoscope.explain.splice import Splice, Substitute, splice, splice_with
 from otoscope.resampling.groups import group_sums
 from otoscope.resampling.intervals import jackknife_sums

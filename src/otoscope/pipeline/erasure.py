@@ -34,8 +34,8 @@ from otoscope.explain.interventions import (
     side_effect,
     with_norm,
 )
+from otoscope.explain.latent_choice import correlations
 from otoscope.explain.readouts import FACTOR, GROUP, Concept, Targets, fit_readouts
-from otoscope.explain.selection import correlations
 from otoscope.explain.splice import score_shares
 from otoscope.pipeline.changed_layer import MIN_READOUT_R, ChangedLayer
 from otoscope.runs.progress import task

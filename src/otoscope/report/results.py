@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from otoscope.explain.selection import PREDICTED_R2
+from otoscope.explain.latent_choice import PREDICTED_R2
 from otoscope.formatting import LARGEST_SCORE, comma_list, count
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.metrics.results import ResultsTable, Row, matches
