@@ -15,7 +15,7 @@ from otoscope.sae.kernel_step import KernelStepper
 from otoscope.sae.optimiser import Losses, TorchStepper
 from otoscope.sae.sparsifiers import SPARSIFIERS
 from otoscope.sae.statistics import compute_statistics
-from otoscope.sae.train import begin, finish, train_steps
+from otoscope.sae.train import MAX_RESTARTS, begin, finish, train_steps
 from otoscope.sae.validation import validate
 from tests.support.planted import planted
 
@@ -75,6 +75,27 @@ def test_fit_continues_from_the_best_state_at_half_the_rate_after_divergence():
     assert trained.summary["valid_explained_variance"] > plain.summary["valid_explained_variance"] - 0.05
     assert any("diverged at step" in line for line in trained.summary["warnings"])
     assert not any("diverged" in line for line in plain.summary["warnings"])
+
+
+def test_fit_of_a_diverging_error_explains_more_with_restarts_than_without(monkeypatch: pytest.MonkeyPatch):
+    """At the preset's own rate the error at k alone, from axes, diverges where k exceeds the width and its features."""
+    draw = np.random.default_rng(0)
+    features = draw.normal(size=(96, 48))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    active = (draw.random((4_800, 96)) < 4 / 96) * draw.uniform(0.5, 1.5, (4_800, 96))
+    rows = (active @ features + 0.02 * draw.normal(size=(4_800, 48))).astype(np.float32)
+    config = TrainConfig.preset(target_rows=60_000, k_shares=(1.0,), axes_rows_per_latent=None)
+
+    def unexplained(k: int, max_restarts: int) -> tuple[float, list[int]]:
+        monkeypatch.setattr("otoscope.sae.train.MAX_RESTARTS", max_restarts)
+        summary = fit(rows[:4_000], rows[4_000:], config, latents=512, k=k).summary
+        return 1 - summary["valid_explained_variance"], summary["restart_steps"]
+
+    (diverged, never), (continued, restarted) = unexplained(128, 0), unexplained(128, MAX_RESTARTS)
+    assert never == []
+    assert restarted
+    assert continued < 0.5 * diverged  # measured: .0001 and .0007
+    assert continued < unexplained(64, MAX_RESTARTS)[0]
 
 
 def test_fit_is_seeded():
