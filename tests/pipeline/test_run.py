@@ -101,6 +101,7 @@ def test_results_have_the_schema_and_every_metric(results: pl.DataFrame) -> None
     asked = {
         "factor_r2",
         "factor_r2_within",
+        "factor_r2_given",
         "completeness",
         "effective_latents",
         "disentanglement",

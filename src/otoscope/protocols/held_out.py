@@ -27,7 +27,7 @@ from otoscope.metrics.probes import Probe, fit_probe
 from otoscope.metrics.reconstruction import ComponentsMeter, Reconstruction, ReconstructionMeter
 from otoscope.metrics.record import Record
 from otoscope.resampling.exchange import within_r2
-from otoscope.resampling.groups import in_split
+from otoscope.resampling.groups import in_split, number_groups
 from otoscope.resampling.intervals import Score
 from otoscope.runs.cache import Arrays, CachedResult, ComputedResult, ensure, read_records
 from otoscope.runs.code_version import MEASUREMENT_CODE, code_version
@@ -155,7 +155,8 @@ def _score_given_covariates(fits: FactorFits, clips: Clips, j: int) -> Score:
     tested = ~np.isnan(fits.predicted[:, j])
     if not tested.any():
         return Score(math.nan)
-    strata = np.unique(np.stack([values[tested] for values in clips.covariates.values()]), axis=1, return_inverse=True)
+    classes = np.stack([number_groups(values[tested])[0] for values in clips.covariates.values()])
+    strata = np.unique(classes, axis=1, return_inverse=True)
     truth, predicted = clips.factors[tested, j, None], fits.predicted[tested, j, None]
     return Score(
         *(float(x[0]) for x in within_r2(truth, predicted, clips.groups[tested], strata=strata[1].reshape(-1)))
