@@ -221,7 +221,7 @@ def erasure_matrix(erasure: pl.DataFrame | str | Path) -> AnyChart:
 
 
 def cards(rows: pl.DataFrame | str | Path) -> AnyChart:
-    """Return the ten best blind scores beside their controls, from `cards.parquet` or the path of a run folder.
+    """Return the blind scores of all cards beside their controls, from `cards.parquet` or the path of a run folder.
 
     Raises `IncompleteArtifact` for a run without this table.
     """

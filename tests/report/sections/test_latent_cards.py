@@ -140,6 +140,28 @@ def test_card_says_plainly_that_it_is_not_backed(tmp_path: Path, changed: dict[s
     assert card_texts(tmp_path)[7].score.startswith(said) or said in card_texts(tmp_path)[7].score
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "Fires in 4 % of frames: pitch 190 to 260 Hz <b>."),
+        ({"beats_controls": False}, "Fires in 4 % of frames. Not confirmed: pitch 190 to 260 Hz <b>."),
+        ({"groups": 2}, "Fires in 4 % of frames. Not confirmed: pitch 190 to 260 Hz <b>."),
+        ({"auroc": 0.5, "low": 0.5, "high": 0.5, "beats_controls": False}, "Fires in 4 % of frames: pitch 190 to 260"),
+    ],
+)
+def test_card_marks_conditions_that_test_groups_do_not_confirm(
+    tmp_path: Path, changed: dict[str, object], said: str
+) -> None:
+    write_cards(tmp_path, [7], **changed)
+    assert card_texts(tmp_path)[7].sentence.startswith(said)
+
+
+def test_card_names_the_controls_that_predict_as_much_where_test_groups_are_too_few(tmp_path: Path) -> None:
+    write_cards(tmp_path, [7], groups=2, auroc=0.45, permuted_high=0.55, others=0.4, level=0.61)
+    said = "compare the card with its controls. On these clips it predicts no more than firing moved to other clips and"
+    assert f"{said} the level. Frames predicted" in card_texts(tmp_path)[7].score
+
+
 def test_cards_of_two_test_groups_are_not_counted_among_those_that_beat_their_controls(tmp_path: Path) -> None:
     folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
     latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
@@ -248,3 +270,22 @@ def test_response_curves_that_explain_next_to_nothing_are_not_drawn(tmp_path: Pa
     weak = pl.when(pl.col("descriptor") == "level_db").then(0.004).otherwise(pl.col("r2")).alias("r2")
     write_table(folder / "explain" / "responses.parquet", rows.with_columns(weak))
     assert [one.title.split(" (")[0] for one in card_texts(folder)[100].responses] == ["pitch"]
+
+
+def test_chart_of_cards_counts_those_below_their_controls_and_shows_all_of_them(tmp_path: Path) -> None:
+    write_cards(tmp_path, list(range(14)), groups=2, permuted_high=0.55, level=0.7)
+    rows = read_table(tmp_path / "explain" / "cards.parquet")
+    scores = pl.Series("auroc", [0.5, 0.54, 0.6, *[0.8] * 10, math.nan])
+    figure = cards(rows.with_columns(scores))
+    assert figure is not None
+    assert figure.caption.startswith(
+        "Of 13 scored cards, 3 predict less than the level alone, 2 no more than firing moved to other clips; too few "
+        "test groups or clips to compare any with its controls. No score without a condition, or in no test group: "
+        "1 card."
+    )
+    assert "best" not in figure.title
+    assert figure.height == 26 * 13
+    assert figure.table["sentence"].str.contains("Not confirmed: pitch").all()
+    compared = cards(rows.with_columns(scores, groups=pl.lit(3)))
+    assert compared is not None
+    assert "moved to other clips; 13 beat all controls." in compared.caption

@@ -1,16 +1,17 @@
 """Figures of latents: blind scores of cards, timing, splices of the layer, and partners in other dictionaries."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import polars as pl
 
 from otoscope.explain.temporal_profile import SLOWEST_HZ
-from otoscope.formatting import LARGEST_SCORE, count
+from otoscope.formatting import count, nothing_exceeds
 from otoscope.report.figures.figure import Chart, Figure, Panel
 from otoscope.report.figures.marks import curve, intervals, layered, series_colour
 from otoscope.report.tables import without_few_groups
-
-MAX_CARDS = 10
-"""Cards shown: those with the best blind scores."""
+from otoscope.resampling.intervals import MIN_GROUPS
 
 SCORED = {
     "auroc": "card",
@@ -21,13 +22,38 @@ SCORED = {
 """Names of the blind score and of its controls."""
 
 
+def too_few(card: Mapping[str, Any]) -> str:
+    """Return what is too few to compare a card with its controls; empty if nothing is."""
+    if card["groups"] < MIN_GROUPS:
+        return "test groups"
+    return "test clips" if nothing_exceeds(card["permuted_high"]) else ""
+
+
+def beats_controls(card: Mapping[str, Any]) -> bool:
+    """True if a card can be compared with its controls and beats them."""
+    return card["beats_controls"] and not too_few(card)
+
+
+def names_nothing(card: Mapping[str, Any]) -> bool:
+    """True if a card has no condition, so that all frames have the same score."""
+    return card["auroc"] == card["low"] == card["high"] == 0.5
+
+
+def card_sentence(card: Mapping[str, Any]) -> str:
+    """Return the sentence of a card, with conditions that test groups do not confirm marked as such."""
+    rate, _, conditions = card["sentence"].partition(": ")
+    if not conditions or names_nothing(card) or beats_controls(card):
+        return card["sentence"]
+    return f"{rate}. Not confirmed: {conditions}"
+
+
 def cards(rows: pl.DataFrame | None) -> Figure | None:
-    """Return the blind scores of the best cards beside their controls; None without a score."""
+    """Return the blind scores of all cards beside their controls; None without a score."""
     if rows is None:
         return None
-    shown = without_few_groups(_scores(rows))
-    scored = shown.filter(pl.col("auroc").is_not_nan(), pl.col("permuted_high") < LARGEST_SCORE)
-    best = scored.sort("auroc", descending=True).head(MAX_CARDS)
+    sentences = pl.Series("sentence", map(card_sentence, rows.iter_rows(named=True)), dtype=pl.String())
+    shown = without_few_groups(_scores(rows.with_columns(sentences)))
+    best = shown.filter(pl.col("auroc").is_not_nan()).sort("auroc", descending=True)
     if best.is_empty():
         return None
     named = best.with_columns(pl.format("latent {}", "latent").alias("name"), pl.selectors.float().fill_nan(None))
@@ -45,9 +71,9 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
     points = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, tooltip=tips)
     return Figure(
         name="cards",
-        title="Blind scores of the best cards",
+        title="Blind scores of cards",
         caption=(
-            f"The {best.height} best of {count(rows.height, 'card')}; those without a condition have no score. Frames "
+            f"{_tally(best, rows.height)} Frames "
             "of test groups are predicted from the card alone, within each group. Area under the ROC curve with its "
             "95 % interval over three or more groups, and three controls: the upper end for firing moved to other "
             "clips, the mean for cards of other latents, and the level alone. A card beats its controls if its "
@@ -57,6 +83,21 @@ def cards(rows: pl.DataFrame | None) -> Figure | None:
         table=shown.select("latent", "sentence", *SCORED, "low", "high"),
         height=26 * max(best.height, 4),
         legend=list(SCORED.values()),
+    )
+
+
+def _tally(scored: pl.DataFrame, total: int) -> str:
+    """Return how many of the cards with a score are below the controls, and how many beat them."""
+    below = scored.filter(pl.col("auroc") < pl.col("level")).height
+    moved = scored.filter(pl.col("auroc") <= pl.col("permuted_high")).height
+    compared = [card for card in scored.iter_rows(named=True) if not too_few(card)]
+    beating = f"{sum(map(beats_controls, compared))} beat all controls"
+    without = total - scored.height
+    return (
+        f"Of {count(scored.height, 'scored card')}, {below} {'predicts' if below == 1 else 'predict'} less than the "
+        f"level alone, {moved} no more than firing moved to other clips; "
+        f"{beating if compared else 'too few test groups or clips to compare any with its controls'}."
+        + (f" No score without a condition, or in no test group: {count(without, 'card')}." if without else "")
     )
 
 

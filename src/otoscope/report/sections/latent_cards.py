@@ -12,7 +12,8 @@ from otoscope.explain import DESCRIPTORS
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import descriptors_behind, pitch_hz
 from otoscope.explain.temporal_profile import SLOWEST_HZ
-from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, nothing_exceeds, percent
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
+from otoscope.report.figures.latents import beats_controls, card_sentence, names_nothing, too_few
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
 
@@ -38,7 +39,7 @@ class ResponsePlot(NamedTuple):
 
 
 class CardText(NamedTuple):
-    """Texts of a card; `score` begins with a warning if the card does not beat its controls.
+    """Texts of a card; `score` begins with a warning, and `sentence` has one, if the card does not beat its controls.
 
     `backed` is the sentence without its conditions if the card does not beat its controls, or has too few test groups
     or clips to be compared with them (`compared`).
@@ -70,14 +71,14 @@ def card_texts(folder: Path) -> dict[int, CardText]:
     spread = f"; all cards here {percent(odd[0], 0)} to {percent(odd[-1], 0)}" if len(odd) > 1 else ""
     return {
         row["latent"]: CardText(
-            row["sentence"],
+            card_sentence(row),
             _score(row, spread),
             _timing(row),
             _plots(responses.filter(pl.col("latent") == row["latent"])),
             _backed(row),
-            _beats(row),
+            beats_controls(row),
             _silence(row),
-            _compared(row),
+            not too_few(row),
             json.loads(row["classes"]),
             " ".join(_examples(part.filter(pl.col("latent") == row["latent"])) for part in examples).strip(),
         )
@@ -110,29 +111,14 @@ def measurement_note(run: RunData) -> str:
     return " ".join(said)
 
 
-def _beats(row: Mapping[str, Any]) -> bool:
-    return row["beats_controls"] and _compared(row)
-
-
-def _compared(row: Mapping[str, Any]) -> bool:
-    return not _too_few(row)
-
-
-def _too_few(row: Mapping[str, Any]) -> str:
-    """Return what is too few to compare a card with its controls; empty if nothing is."""
-    if row["groups"] < MIN_GROUPS:
-        return "test groups"
-    return "test clips" if nothing_exceeds(row["permuted_high"]) else ""
-
-
 def _backed(row: Mapping[str, Any]) -> str:
     """Return the sentence with its conditions only if they predict the frames of test groups."""
-    if _beats(row) or _names_nothing(row):
+    if beats_controls(row) or names_nothing(row):
         return row["sentence"]
     rate = row["sentence"].split(":", 1)[0]
     if not known(row["auroc"]):
         return f"{rate}; no test group can show whether a condition predicts them."
-    if few := _too_few(row):
+    if few := too_few(row):
         return f"{rate}; too few {few} to show whether a condition predicts them."
     return f"{rate}; no condition found predicts them better than the controls of its card."
 
@@ -147,17 +133,12 @@ def _silence(row: Mapping[str, Any]) -> str:
     )
 
 
-def _names_nothing(row: Mapping[str, Any]) -> bool:
-    """True if a card has no condition, so that all frames have the same score."""
-    return row["auroc"] == row["low"] == row["high"] == 0.5
-
-
 def _score(row: Mapping[str, Any], spread: str) -> str:
     """Return the blind score beside its controls, and whether it beats them; `spread` is of all odd frames found."""
     groups = count(row["groups"], "test group")
     if not known(row["auroc"]):
         return "The card has no blind score: in no test group does the latent both fire and stay silent."
-    if _names_nothing(row):
+    if names_nothing(row):
         return "The card states no condition, so it predicts nothing."
     few = row["groups"] < MIN_GROUPS
     interval = "" if few else interval_text(row, lambda end: decimal(end, 2))
@@ -175,8 +156,12 @@ def _score(row: Mapping[str, Any], spread: str) -> str:
     verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
     if few:
         verdict = f"{groups}: too few to compare the card with its controls. "
-    elif _too_few(row):
+    elif too_few(row):
         verdict = "Too few test clips to compare the card with its controls. "
+    named = {"firing moved to other clips": "permuted_high", "cards of other latents": "others", "the level": "level"}
+    more = [name for name, control in named.items() if known(row[control]) and row["auroc"] <= row[control]]
+    if verdict and more:
+        verdict += f"On these clips it predicts no more than {comma_list(more)}. "
     odd = row["intruder_logmel"]
     found = f"{percent(odd, 0)} of trials (guessing 20{NBSP}%{spread})"
     intruder = f" Odd frame out found by its spectrum in {found}." if known(odd) else ""
