@@ -66,7 +66,7 @@ bench-extract: $(READY) ## extraction compared with plain transformers, and the 
 bench-eval: $(READY) ## tuned held-out regressions compared with scikit-learn's LassoCV
 	$(BIN)/python benchmarks/eval.py
 
-bench-quality: $(READY) ## planted features recovered, compared with both starts, dictionary-learning and SAELens (10 minutes)
+bench-quality: $(READY) ## planted features recovered, compared with both starts and two libraries (one seed, width 96: 10 minutes)
 	$(QUIET) $(BIN)/python benchmarks/recovery.py
 
 bench-reconstruction: $(READY) ## reconstruction of unseen groups, compared with PCA, the study's preset and a peer (hours)
