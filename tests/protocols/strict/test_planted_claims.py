@@ -1,22 +1,28 @@
 """Verdicts on representations of sounds whose sources are known."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 
 from otoscope.linear.readers import read_by_ridge
 from otoscope.metrics.baselines import find_fitted
 from otoscope.metrics.record import to_table
+from otoscope.metrics.representation import DENSE
 from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.claim_sources import strict_claims
 from otoscope.protocols.claims import Reason
 from otoscope.protocols.comparison import Verdict
 from otoscope.protocols.strict.differences import TaskScores, task_difference
-from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, single_label_task
+from otoscope.protocols.strict.layers_and_limits import layer_records
+from otoscope.protocols.strict.regression import RidgeScores, fit_ridge_scores
+from otoscope.protocols.strict.tasks import Repetitions, evaluate_task, prepare_factors, single_label_task
 from otoscope.resampling.groups import group_folds
+from otoscope.runs.inputs import Clips
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.train import begin, fit
 from tests.support.planted_claims import ABOUT, SAE_ID, Planted, compactness_claim, planted_clips
@@ -80,6 +86,71 @@ def test_claim_of_fewer_dimensions_holds_for_the_sources(seed: int):
     codes = np.concatenate([world.sources, idle], axis=1)
     claim = compactness_claim(world.targets, [codes], world.frames.mean(axis=1), rivals(world))
     assert claim.decide() == (Verdict.HOLDS, Reason.FEWER_DIMENSIONS), claim.dimensions
+
+
+def most_errors(sets: int) -> int:
+    """Return the 95 % point of the number of errors in as many sets, if one in 8 % of sets is one."""
+    return int(binom.ppf(0.95, sets, 0.08))
+
+
+@pytest.mark.parametrize("sets", [15, pytest.param(60, marks=pytest.mark.slow)])
+def test_claim_of_fewer_dimensions_is_open_between_two_rotations_of_the_sources(sets: int):
+    """Neither rotation takes fewer dimensions: intervals over factors err in about 8 % of sets, in either direction.
+
+    Without rivals the claim holds where the codes beat the layer.
+    """
+    wrong = 0
+    for seed in range(sets):
+        world, rng = planted_clips(seed, clips=150), np.random.default_rng((seed, 100))
+        first, second = (world.sources @ np.linalg.qr(rng.normal(size=(24, 24)))[0] for _ in range(2))
+        claim = compactness_claim(world.targets, [first], second, {})
+        judgement = claim.decide()
+        assert judgement is not None
+        wrong += judgement.verdict is Verdict.FAILS or claim.beats(DENSE)
+    assert wrong <= most_errors(sets), wrong
+
+
+def ordering_verdict(seed: int, peaks: np.ndarray) -> Verdict:
+    """Return the verdict of claim 3 on seven layers; each holds a factor the better, the nearer it is to its peak.
+
+    A third of the factors each is of pitch, formants and MFCC. Factors and layers differ between 15 groups.
+    """
+    rng, number, layers = np.random.default_rng(seed), np.repeat(np.arange(15), 16), range(1, 8)
+    values = rng.normal(size=(len(number), len(peaks))) + 0.5 * rng.normal(size=(15, len(peaks)))[number]
+    kinds = np.repeat(["pitch", "formants", "mfcc"], len(peaks) // 3)
+    names = [f"{kind} {i}" for i, kind in enumerate(kinds)]
+    split = np.where(number < 8, "train", np.where(number < 11, "valid", "test"))
+    known = Clips(split, number.astype(str), {}, values, tuple(names))
+    targets = prepare_factors(known, dict(zip(names, kinds, strict=True)), near_duplicates=0.99)
+    found: dict[int, RidgeScores] = {}
+    for layer in layers:
+        held = values * np.exp(-((layer - peaks) ** 2) / 4)
+        noise = 0.3 * rng.normal(size=(len(number), 24)) + 0.15 * rng.normal(size=(15, 24))[number]
+        units = held @ rng.normal(size=(len(peaks), 24)) / math.sqrt(len(peaks)) + noise
+        found[layer] = fit_ridge_scores(units, targets, folds=3)
+    records = list(layer_records(found, targets, replace(ABOUT, representation=DENSE)))
+    claim = strict_claims(ResultsTable(to_table(records))).ordering
+    assert claim is not None
+    judgement = claim.decide()
+    assert judgement is not None
+    return judgement.verdict
+
+
+@pytest.mark.parametrize("sets", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_claim_of_the_order_finds_a_planted_order_either_way(sets: int):
+    early_late = np.repeat([2.0, 5.0, 6.0], 5)
+    for seed in range(sets):
+        peaks = early_late + np.random.default_rng((seed, 1)).uniform(-0.5, 0.5, 15)
+        assert ordering_verdict(seed, peaks) is Verdict.HOLDS
+        assert ordering_verdict(seed, 8 - peaks) is Verdict.FAILS
+
+
+@pytest.mark.parametrize("sets", [12, pytest.param(60, marks=pytest.mark.slow)])
+def test_claim_of_the_order_is_open_without_an_order(sets: int):
+    """Each factor has a peak of its own, whatever its category: at most 8 % of sets are decided."""
+    peaks = [np.random.default_rng((seed, 1)).uniform(1, 7, 15) for seed in range(sets)]
+    wrong = sum(ordering_verdict(seed, of) is not Verdict.UNDECIDED for seed, of in enumerate(peaks))
+    assert wrong <= most_errors(sets), wrong
 
 
 def test_claim_of_the_task_does_not_fail_for_codes_with_one_clean_latent_per_source():
