@@ -139,6 +139,21 @@ def test_probe_table_lists_the_accuracies_of_few_groups() -> None:
     assert plain.columns[-1].header == "permuted labels"
 
 
+def test_tables_of_probes_name_the_dimensions_read() -> None:
+    probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "target": "digit", "value": 0.5}
+    every = {**probe, "protocol": "held_out", "n": 30, "groups": 3, "layer": 1, "reader": "all dimensions"}
+    few = {**every, "layer": 2, "reader": "8 dimensions or all dimensions"}
+    one, both = (probe_table(ResultsTable(pl.DataFrame(rows, schema=SCHEMA))) for rows in ([every], [every, few]))
+    assert one is not None
+    assert both is not None
+    assert str(one.title) == "Linear probes on dense layers, 3 unseen groups, all dimensions read"
+    assert (both.columns[-1].header, list(both.columns[-1].cells)) == ("dimensions read", ["all", "8 or all"])
+    grid = [member("default", 64), member("default", 64, 0.95)]
+    read = pl.Series("reader", ["8 dimensions"] * 2 + ["all dimensions"] * 2)
+    (table,) = sparsity_tables(ResultsTable(results(grid).with_columns(read)))
+    assert "dimensions read" in [column.header for column in table.columns]
+
+
 def test_probe_table_names_the_protocol_of_each_row() -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
     rows = [{**probe, "protocol": name, "value": 0.5, "n": 30, "groups": 3} for name in ("mariotte2025", "held_out")]

@@ -16,6 +16,7 @@ from otoscope.metrics.representation import CODES, DENSE, REPRESENTATIONS, WITHO
 from otoscope.metrics.results import ResultsTable, Row, load_results
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report import evidence
+from otoscope.report.estimates import dimensions_read
 from otoscope.report.run_data import has_fold_dictionaries, read_config
 from otoscope.runs.cards import RunSummary
 from otoscope.runs.folder import RunFolder
@@ -90,14 +91,13 @@ def probe_table(results: ResultsTable, predictions: pl.DataFrame | None = None) 
         return None
     groups = int(probes["groups"].to_numpy().max())
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
-    per_group = _per_group(probes, predictions)
-    table = _table(
-        f"Linear probes on dense layers{of_groups}", "protocol", "label", "layer", *PROBE_COLUMNS, *per_group
-    )
+    extra = _dimensions_read(probes) | _per_group(probes, predictions)
+    title = f"Linear probes on dense layers{of_groups}{_all_read(probes)}"
+    table = _table(title, "protocol", "label", "layer", *PROBE_COLUMNS, *extra)
     for at, row in enumerate(probes.iter_rows(named=True)):
         name = row["representation"]
         layer = str(row["layer"]) if name == DENSE else REPRESENTATIONS[name].short_label
-        own = (cells[at] for cells in per_group.values())
+        own = (cells[at] for cells in extra.values())
         table.add_row(row["protocol"], row["target"], layer, *_probe_cells(row), *own)
     return table
 
@@ -135,13 +135,28 @@ def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> T
     accuracy = codes.where(metric="probe_accuracy", target=label).rows
     # a column appears only where the SAEs differ in it
     varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
-    title = f"Sparse codes of layer {of_layer['layer']} ({of_layer['pooling'].replace('_', ' ')}), {label}"
-    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, "explained", "PCA at k")
-    for row in accuracy.sort("protocol", "preset", "latents", "sparsity").iter_rows(named=True):
+    accuracy = accuracy.sort("protocol", "preset", "latents", "sparsity")
+    pooling, read = of_layer["pooling"].replace("_", " "), _dimensions_read(accuracy)
+    title = f"Sparse codes of layer {of_layer['layer']} ({pooling}), {label}{_all_read(accuracy)}"
+    table = _table(title, *varying, "sparsity", "k", *PROBE_COLUMNS, *read, "explained", "PCA at k")
+    for at, row in enumerate(accuracy.iter_rows(named=True)):
         shares = [explained.get(row["sae_id"]), components.get(row["k"])]
         settings = (*(str(row[name]) for name in varying), f"{row['sparsity']:.0%}", str(row["k"]))
-        table.add_row(*settings, *_probe_cells(row), *("" if share is None else f"{share:.3f}" for share in shares))
+        own = (cells[at] for cells in read.values())
+        texts = ("" if share is None else f"{share:.3f}" for share in shares)
+        table.add_row(*settings, *_probe_cells(row), *own, *texts)
     return table
+
+
+def _dimensions_read(rows: pl.DataFrame) -> dict[str, list[str]]:
+    """Return the cells of the column of dimensions that each probe reads; empty where all read all of them."""
+    cells = [dimensions_read(reader or "") for reader in rows["reader"]]
+    return {} if set(cells) <= {"", "all"} else {"dimensions read": cells}
+
+
+def _all_read(rows: pl.DataFrame) -> str:
+    """Return the end of a title where every probe reads all dimensions."""
+    return ", all dimensions read" if set(rows["reader"]) == {"all dimensions"} else ""
 
 
 PROBE_COLUMNS = ("accuracy", "95 % interval", "permuted labels")

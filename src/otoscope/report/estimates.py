@@ -110,6 +110,44 @@ def describe_readers(readers: Mapping[str, str]) -> str:
     return f"the layer is read by {dense}, the codes by {codes}, each chosen on groups left out"
 
 
+def dimensions_read(reader: str) -> str:
+    """Return the dimensions that a probe reads, in each fold of a cross-fit; empty if unknown.
+
+    >>> dimensions_read("all dimensions"), dimensions_read("16 dimensions or 64 dimensions or all dimensions")
+    ('all', '16, 64 or all')
+    """
+    *first, last = (part.split(" ")[0] for part in reader.split(" or "))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _best_dimensions(reader: str) -> str:
+    read = dimensions_read(reader)
+    return "all dimensions" if read == "all" else f"the best {read} {'dimension' if read == '1' else 'dimensions'}"
+
+
+def read_from(row: Mapping[str, Any]) -> str:
+    """Return the dimensions that a probe reads, as a clause after a blank; empty if unknown.
+
+    >>> read_from({"reader": "8 dimensions or all dimensions"}), read_from({})
+    (' from the best 8 or all dimensions', '')
+    """
+    return f" from {_best_dimensions(row['reader'])}" if row.get("reader") else ""
+
+
+def describe_dimensions_read(dense: Mapping[str, Any], codes: Mapping[str, Any]) -> str:
+    """Return the dimensions that the probes of layer and codes read, as a sentence after a blank; empty if unknown.
+
+    >>> describe_dimensions_read({"reader": "all dimensions"}, {"reader": "4 dimensions"})
+    ' The probe reads the best 4 dimensions of the codes and all dimensions of the layer, chosen on validation groups.'
+    """
+    if not (dense.get("reader") and codes.get("reader")):
+        return ""
+    of_codes, of_layer = _best_dimensions(codes["reader"]), _best_dimensions(dense["reader"])
+    if of_codes == of_layer:
+        return f" The probe reads {of_codes} of both, chosen on validation groups."
+    return f" The probe reads {of_codes} of the codes and {of_layer} of the layer, chosen on validation groups."
+
+
 DENSE_SHARE = 1 / 4
 """Active latents per dimension of the layer from which codes need a caution."""
 

@@ -61,11 +61,23 @@ TITLES: dict[str, str] = {
     "sae_id": "dictionary",
 }
 RESULT_COLUMNS = (
-    *("target", "layer", "representation", "pooling", "preset", "sparsity", "latents", "k", "dimensions", "seed"),
+    *(
+        "target",
+        "layer",
+        "representation",
+        "pooling",
+        "preset",
+        "sparsity",
+        "latents",
+        "k",
+        "dimensions",
+        "seed",
+        "reader",
+    ),
     *("metric", "value"),
     *("low", "high", "null_mean", "null_high", "p_value", "n", "groups"),
 )
-SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "groups")
+SETTINGS = ("layer", "pooling", "preset", "sparsity", "latents", "k", "seed", "reader", "groups")
 """Columns that describe a number; a constant column is stated once above the table."""
 NAMES_OF_FACTORS = ("factor", "target")
 """Columns whose texts may be names of factors; they are shown in words, the download keeps the original."""

@@ -110,6 +110,19 @@ def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_pat
     assert paired in again.section("overview").replace("\u00a0", " ")
 
 
+def test_the_overview_and_the_findings_name_the_dimensions_that_probes_read(tmp_path: Path) -> None:
+    make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,))
+    of_codes = pl.when(pl.col("representation") == "sae").then(pl.lit("8 dimensions or all dimensions"))
+    reader = of_codes.otherwise(pl.lit("all dimensions")).alias("reader")
+    write_table(tmp_path / "results.parquet", read_table(tmp_path / "results.parquet").with_columns(reader))
+    made = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    read = "The probe reads the best 8 or all dimensions of the codes and all dimensions of the layer, chosen on"
+    assert read in made.section("overview")
+    summary = made.section("summary").replace("\u00a0", " ")
+    assert "% from all dimensions on unseen groups" in summary
+    assert "% from the best 8 or all dimensions (" in summary
+
+
 def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_classes(tmp_path: Path) -> None:
     make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,))
     sae = {"sae_id": "layer3-topk-204", "sparsity": 0.9, "seed": 0, "latents": 64, "k": 6}

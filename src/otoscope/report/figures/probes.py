@@ -51,7 +51,8 @@ def probe_by_layer(results: Results) -> Figure | None:
         name="probe-by-layer",
         title=f"Probe accuracy by layer: {comma_list(labels)}",
         caption=(
-            "Accuracy of a linear probe on groups that neither its fit nor its penalty used. Orange: the dense "
+            "Accuracy of a linear probe on groups that neither its fit nor the choice of its penalty and of the "
+            "dimensions that it reads (all, or the best few) used. Orange: the dense "
             f"layer.{codes}{_without_model_note(rows)} Vertical lines: 95{NBSP}% intervals over groups. Grey: the "
             "null, the same probe with permuted labels, from mean to upper end; a point within the grey band is no "
             "better than chance."

@@ -13,7 +13,7 @@ from otoscope.metrics.predictions import accuracy_difference, recall_by_class
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
-from otoscope.report.estimates import caution_of_codes
+from otoscope.report.estimates import caution_of_codes, read_from
 from otoscope.report.evidence import Evidence, count_folds
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import (
@@ -76,7 +76,7 @@ def probe_findings(run: RunData, label: str, *, thin: bool = False) -> list[Find
             Finding(
                 f"A probe for the {label}" if thin else f"Probing the layers for the {label}",
                 f"A linear probe on the dense activations of layer {best.layer} reaches an accuracy of "
-                f"{percent(dense['value'])} on {_where(thin)} ({_backed(run, label, dense)}). "
+                f"{percent(dense['value'])}{read_from(dense)} on {_where(thin)} ({_backed(run, label, dense)}). "
                 f"Layer {best.layer} was chosen because {best.because(count_folds(run.clips))}."
                 f"{unread_classes(run, label, dense)}"
                 f"{_without_model(run, label, dense)}",
@@ -153,7 +153,7 @@ def _brief(run: RunData, label: str, *, thin: bool) -> list[Finding]:
     dense = results.one("probe_accuracy", "dense", target=label, layer=best.layer)
     parts: list[str] = []
     if dense:
-        reached = f"{percent(dense['value'])} ({_backed(run, label, dense)})"
+        reached = f"{percent(dense['value'])}{read_from(dense)} ({_backed(run, label, dense)})"
         reason = best.because(count_folds(run.clips))
         parts.append(f"Layer {best.layer}, chosen because {reason}, reaches an accuracy of {reached}.")
         parts += filter(None, [unread_classes(run, label, dense).strip()])
@@ -182,7 +182,7 @@ def _without_model(run: RunData, label: str, dense: Row) -> str:
     """Return the accuracies without any model as a sentence with a blank before it; empty without them."""
     rows = {name: run.results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
     each = [
-        f"{representation_label(name)} {percent(row['value'])} ({_backed(run, label, row)}), "
+        f"{representation_label(name)} {percent(row['value'])}{read_from(row)} ({_backed(run, label, row)}), "
         f"{against_layer(run, label, row, dense)}"
         for name, row in rows.items()
         if row
@@ -196,13 +196,13 @@ def _loss_sentence(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
 
 def _loss(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
     dense = run.results.one("probe_accuracy", "dense", target=label, layer=codes["layer"])
-    reached = f"{percent(codes['value'])} ({_backed(run, label, codes)})"
+    reached = f"{percent(codes['value'])}{read_from(codes)} ({_backed(run, label, codes)})"
     where = f"(k={codes['k']}) the codes of layer {codes['layer']}"
     start = f"At {sparsity(codes['sparsity'])} sparsity {where} reach {reached}"
     if dense is None:
         return start
     if thin:
-        return f"{start}; that layer's dense activations reach {percent(dense['value'])}"
+        return f"{start}; that layer's dense activations reach {percent(dense['value'])}{read_from(dense)}"
     return f"{start}, {against_layer(run, label, codes, dense)}"
 
 

@@ -10,7 +10,13 @@ from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, represe
 from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate
 from otoscope.protocols.strict.results import StrictResults
-from otoscope.report.estimates import caution_of_codes, decimal_with_interval, dimensions, predicted_by_either
+from otoscope.report.estimates import (
+    caution_of_codes,
+    decimal_with_interval,
+    describe_dimensions_read,
+    dimensions,
+    predicted_by_either,
+)
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import Results, between_only, predicted, too_weak
 from otoscope.report.run_data import RunData
@@ -126,7 +132,7 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
         at, against = sparsity(codes["sparsity"]), against_layer(run, label, codes, dense)
         yield (
             f"On the codes of that layer at {at} sparsity it reaches {percent(codes['value'], 0)}, {against}."
-            f"{unread_classes(run, label, codes)}"
+            f"{describe_dimensions_read(dense, codes)}{unread_classes(run, label, codes)}"
         )
     rows = {name: results.one("probe_accuracy", name, target=label) for name in WITHOUT_MODEL}
     each = [
