@@ -110,6 +110,15 @@ def test_write_top_clips_gives_the_same_bytes_for_the_same_clips(tmp_path: Path)
     assert one == two
 
 
+def test_read_top_clips_reads_tables_without_correlations_of_further_classes(tmp_path: Path) -> None:
+    write(tmp_path, 1.0)
+    path = tmp_path / "top_clips.parquet"
+    pl.read_parquet(path).drop("other_test_r", "other_train_r").write_parquet(path)
+    found = read_top_clips(tmp_path)
+    assert found is not None
+    assert found.rows["other_train_r"].to_list() == [[]] * found.rows.height
+
+
 def test_no_choice_gives_an_empty_table(tmp_path: Path) -> None:
     assert write_top_clips(tmp_path, [], sound_of=ramp, card={}).rows.is_empty()
 

@@ -220,6 +220,11 @@ def test_choose_class_latents_names_a_class_that_only_test_clips_contain_more_of
     found = choose_class_latents(codes, {"emotion": emotion}, train_mask=~TEST, test_mask=TEST, groups=GROUPS)
     one = next(choice for choice in found if choice.latent == 4)
     assert (one.factor, one.other_classes) == ("fearful", ("angry",))
+    assert one.other_test_r[0] > one.null_high
+    inside = [(codes[~TEST, 4], emotion[~TEST] == "angry")]
+    singer = np.arange(CLIPS)[~TEST] % 10
+    within = [[x - [x[singer == n].mean() for n in singer] for x in pair] for pair in inside]
+    assert one.other_train_r == pytest.approx((np.corrcoef(*within[0])[0, 1],))
 
 
 def test_choose_class_latents_names_no_other_class_of_a_latent_that_test_clips_refute() -> None:

@@ -55,6 +55,8 @@ SCHEMA: dict[str, pl.DataType] = {
     "class_null_high": pl.Float64(),
     "of_class": pl.String(),
     "other_classes": pl.List(pl.String()),
+    "other_test_r": pl.List(pl.Float64()),
+    "other_train_r": pl.List(pl.Float64()),
     "next_class": pl.String(),
     "next_r": pl.Float64(),
     "rank": pl.Int64(),
@@ -218,6 +220,9 @@ def read_top_clips(folder: Path) -> TopClips | None:
         return None
     path = folder / "top_clips.parquet"
     rows = read_table(path)
+    # tables of earlier versions have no correlations of further classes
+    added = [name for name in ("other_test_r", "other_train_r") if name not in rows.columns]
+    rows = rows.with_columns(pl.lit([], dtype=SCHEMA[name]).alias(name) for name in added)
     if dict(rows.schema) != SCHEMA:
         raise DamagedArtifact(f"{path} is damaged: it has other columns; delete it and run again")
     for name in (*rows["audio"], *rows["picture"]):
@@ -277,6 +282,8 @@ def _write_one(
         "class_null_high": choice.class_null_high,
         "of_class": choice.of_class,
         "other_classes": list(choice.other_classes),
+        "other_test_r": list(choice.other_test_r),
+        "other_train_r": list(choice.other_train_r),
         "next_class": choice.next_class,
         "next_r": choice.next_r,
         "rank": clip.rank,

@@ -65,8 +65,9 @@ class LatentChoice:
     where the factor is constant, 0 where the latent alone is, empty if not `within`). `also` lists lower-ranked factors
     with the same best latent. `seeds_found` of `seeds_asked` dictionaries trained with other seeds contain the latent
     again; both are None if this was not tested. With a `label`, `factor` is one of its classes, as 1 in its clips and 0
-    in others; `other_classes` are further classes of the label with a correlation above `null_high` on test clips, and
-    `next_class` the class with the largest test correlation, `next_r`, of all others.
+    in others; `other_classes` are further classes of the label with a correlation above `null_high` on test clips
+    (`other_test_r`; `other_train_r` on training clips, on which only `factor` was chosen), and `next_class` the class
+    with the largest test correlation, `next_r`, of all others.
 
     `class_labels` are the labels whose classes differ in the factor, `class_r` the test correlation within groups and
     these classes, `class_null_high` its 95 % point for permuted clips, `of_class` the class with most of the latent.
@@ -96,6 +97,8 @@ class LatentChoice:
     class_null_high: float = math.nan
     of_class: str = ""
     other_classes: tuple[str, ...] = ()
+    other_test_r: tuple[float, ...] = ()
+    other_train_r: tuple[float, ...] = ()
     next_class: str = ""
     next_r: float = math.nan
 

@@ -144,7 +144,7 @@ def choose_class_latents(
     correlations. Classes with fewer than `MIN_ROWS` training clips are left out. Returns at most `top` choices: the
     best class of each label, then the second of each, labels that vary within groups before others. They are sorted by
     label, each label's by their training correlation, which is also the `score`. A choice lists every other class of
-    its label that the test clips confirm as well.
+    its label that is above chance on test clips.
 
     >>> codes = np.eye(3)[np.arange(60) % 3]
     >>> word = np.array(["yes", "no", "stop"])[np.arange(60) % 3]
@@ -174,7 +174,7 @@ def choose_class_latents(
     names = [choice.label for choice, _ in found]
     chosen = _first_per_latent([found[i] for i in (*diverse(varied, names), *diverse(constant, names))], top)
     of = np.asarray(groups)
-    chosen = [_with_other_classes(one, codes, labels[one.label], test_mask, of) for one in chosen]
+    chosen = [_with_other_classes(one, codes, labels[one.label], train_mask, test_mask, of) for one in chosen]
     return sorted(chosen, key=lambda choice: list(labels).index(choice.label))
 
 
@@ -187,6 +187,7 @@ def _with_other_classes(
     choice: LatentChoice,
     codes: Float[np.ndarray, "clips latents"],
     classes: Shaped[np.ndarray, " clips"],
+    train: Bool[np.ndarray, " clips"],
     test: Bool[np.ndarray, " clips"],
     groups: Shaped[np.ndarray, " clips"],
 ) -> LatentChoice:
@@ -195,12 +196,14 @@ def _with_other_classes(
     names = [name for name in np.unique(classes[known].astype(str)).tolist() if name != choice.factor]
     inside = np.stack([classes == name for name in names], axis=1).astype(np.float64) if names else np.empty((0, 0))
     latent = codes[:, [choice.latent]].astype(np.float64)
-
     if not names or not math.isfinite(choice.test_r):
         return choice
-    rows = test & known
-    both = [deviations(array[rows], groups[rows]) if choice.within else array[rows] for array in (latent, inside)]
-    tested = np.nan_to_num(correlations(*both)[0], nan=-1.0)
+
+    def of_classes(rows: Bool[np.ndarray, " clips"]) -> Float[np.ndarray, " classes"]:
+        both = [deviations(array[rows], groups[rows]) if choice.within else array[rows] for array in (latent, inside)]
+        return correlations(*both)[0]
+
+    tested, trained = np.nan_to_num(of_classes(test & known), nan=-1.0), of_classes(train & known)
     order = np.argsort(-tested, kind="stable").tolist()
     # what test clips do not confirm of the class itself is not said of others
     beyond = choice.test_r > choice.null_high
@@ -210,6 +213,8 @@ def _with_other_classes(
     return replace(
         choice,
         other_classes=others,
+        other_test_r=tuple(float(tested[i]) for i in named),
+        other_train_r=tuple(float(trained[i]) for i in named),
         also=tuple(name for name in choice.also if name not in others),
         next_class=names[left[0]] if left else "",
         next_r=float(tested[left[0]]) if left else math.nan,

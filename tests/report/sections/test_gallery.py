@@ -88,15 +88,17 @@ def test_a_clips_value_stands_against_those_of_all_clips(tmp_path: Path) -> None
     assert "pitch, more of it where the value is low" in said
 
 
-def test_gallery_titles_a_latent_with_all_its_classes_and_states_the_next(tmp_path: Path) -> None:
+def test_gallery_titles_a_latent_with_the_class_of_training_clips_and_lists_those_of_test_clips(tmp_path: Path) -> None:
     made = small(tmp_path)
     classes = {"label": pl.lit("emotion"), "factor": pl.lit("fearful"), "other_classes": pl.lit(["angry"])}
     numbers = {"test_r": pl.lit(0.34), "null_high": pl.lit(0.32), "next_class": pl.lit("sad")}
     said = remade(made, **classes, **numbers, next_r=pl.lit(0.3)).section("gallery")
-    assert "emotion: fearful and angry" in said.replace("\u200b", "")
-    assert "Clips of these classes contain more of it than others" in said
-    assert "correlation with emotion fearful within groups 0.34, " in said
-    assert "chance |r| up to 0.32, next class sad 0.30" in said
+    assert "emotion: fearful latent" in said.replace("\u200b", "")
+    assert "Clips of this class contain more of it than others" in said
+    assert "chance |r| up to 0.32, also above chance on test clips: angry, next class sad 0.30" in said
+    both = {"other_test_r": pl.lit([0.33]), "other_train_r": pl.lit([0.1])}
+    said = remade(made, **classes, **numbers, **both, next_r=pl.lit(0.3)).section("gallery")
+    assert "also above chance on test clips: angry (test 0.33, training 0.10), next class sad 0.30" in said
     assert "next class" not in remade(made, **classes, **numbers, next_r=pl.lit(-0.1)).section("gallery")
 
 

@@ -38,8 +38,9 @@ def introduction(run: RunData) -> str:
     strength = "code of the clip" if pooled else "mean code over the clip's frames, 0 where it does not fire"
     return (
         f"Each card shows the latent {_dictionary(run)} whose pooled code correlates best with {_targets(run)}; other "
-        "classes and factors of the same latent are listed on its card. The latent was chosen on training and "
-        f"validation groups. {_compared(run)}, over all latents of classes, or of factors, together: by chance, any of "
+        "classes and factors of the same latent are listed on its card. The latent and the class of its title were "
+        "chosen on training and validation groups; further classes above chance are those on test clips. "
+        f"{_compared(run)}, over all latents of classes, or of factors, together: by chance, any of "
         f"them exceeds it in 5{NBSP}% of galleries. {_agreement(run)}The clips are those that contain most of the "
         "latent, from different groups where possible; the caption names the split, which may be training. Strength is "
         f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
@@ -240,17 +241,15 @@ def _latent(
     name, status, note = readable_name(first["factor"]), outcome_text(first), ""
     kind = run.category(first["factor"])
     if first["label"]:
-        several = bool(first["other_classes"])
-        name = f"{first['label']}: {comma_list([first['factor'], *first['other_classes']])}"
-        kind = "classes of a label" if several else "class of a label"
+        name, kind = f"{first['label']}: {first['factor']}", "class of a label"
         note = class_note(run.explained("firing"), first, card.classes if card else ())
     elif first["train_r"] < 0:
         kind = f"{kind}, more of it where the value is low"
     within = WithinClasses(first["within_classes"])
     if within is WithinClasses.BETWEEN_CLASSES:
         name = f"{name}: between {comma_list(first['class_labels'])} classes only"
-    titles = [f"{first['label']} {one}" for one in (first["factor"], *first["other_classes"])]
-    named = titles if first["label"] else [first["of_class"]]
+    classes = [f"{first['label']} {one}" for one in (first["factor"], *first["other_classes"])]
+    named = classes if first["label"] else [first["of_class"]]
     named += [one.replace("=", " ", 1) for one in (card.classes if card else ())]
     note = " ".join(filter(None, [within_classes_note(first), note, *shared_clips(shared, named)]))
     return LatentCard(

@@ -46,8 +46,7 @@ def outcome_text(row: Mapping[str, Any]) -> str:
     """
     subject, than = f"clips with a {'higher' if row['train_r'] >= 0 else 'lower'} value", ""
     if row["label"]:
-        subject = "clips of these classes" if row["other_classes"] else "clips of this class"
-        than = " than others"
+        subject, than = "clips of this class", " than others"
     groups, agree = count(row["compared_groups"], "test group"), row["agreeing_groups"]
     inside = f"in the clips of {agree} of {groups}, " if agree < row["compared_groups"] else ""
     groups = f"{agree} of {groups}" if inside else groups
@@ -98,19 +97,18 @@ def class_note(firing: pl.DataFrame | None, row: Mapping[str, Any], named: Seque
     The class of a card is chosen by the mean code of clips, in which strong firing counts more. `named` are the classes
     of the card's sentence, as `label=class`: a sentence without the card's own contradicts its title.
     """
-    label, own, titles = row["label"], row["factor"], [row["factor"], *row["other_classes"]]
+    label, own = row["label"], row["factor"]
     of_label = [one.removeprefix(f"{label}=") for one in named if one.startswith(f"{label}=")]
     rates: dict[str, float] = {}
     if firing is not None:
         rates = dict(firing.filter(pl.col("latent") == row["latent"], by=label).select("class", "rate").iter_rows())
     most = max(rates, key=lambda name: rates[name], default=own)
-    other = of_label[0] if of_label and not set(titles) & set(of_label) else most
-    if other in titles:
+    other = of_label[0] if of_label and own not in of_label else most
+    if other == own:
         return ""
     each = [f"{percent(rates.get(name, 0.0), 0)} of them for {label} {name}" for name in (own, other)]
     shares = f": over all clips, in {comma_list(each)}" if rates else ""
-    alone = "these classes" if len(titles) > 1 else "this class"
-    return f"Counted in frames, it does not fire for {alone} alone{shares}."
+    return f"Counted in frames, it does not fire for this class alone{shares}."
 
 
 def correlation_facts(row: dict[str, Any], noun: str) -> list[str]:
@@ -133,9 +131,9 @@ def correlation_phrases(row: dict[str, Any], noun: str) -> list[str]:
     near = tested and decimal(abs(row["test_r"]), 2) == decimal(row["null_high"], 2)
     digits = 3 if near else 2
     chance = [f"chance |r| up to {decimal(row['null_high'], digits)}"] if tested else []
-    of = f" with {row['label']} {row['factor']}" if row["other_classes"] else ""
-    found = f"correlation{of} {where} {decimal(row['test_r'], digits)}"
-    return [found, *_by_group(row, noun), *chance, *_next_class(row, digits), *_opposite(row, noun)]
+    found = f"correlation {where} {decimal(row['test_r'], digits)}"
+    others = [*_other_classes(row), *_next_class(row, digits)]
+    return [found, *_by_group(row, noun), *chance, *others, *_opposite(row, noun)]
 
 
 def _by_group(row: dict[str, Any], noun: str) -> list[str]:
@@ -146,8 +144,17 @@ def _by_group(row: dict[str, Any], noun: str) -> list[str]:
     return [f"by {noun} {comma_list(each)}"]
 
 
+def _other_classes(row: dict[str, Any]) -> list[str]:
+    """Return the further classes above chance on test clips, on which they were found, with both correlations."""
+    each = list(row["other_classes"])
+    if row["other_test_r"]:
+        both = zip(each, row["other_test_r"], row["other_train_r"], strict=True)
+        each = [f"{name} (test {decimal(test, 2)}, training {decimal(train, 2)})" for name, test, train in both]
+    return [f"also above chance on test clips: {comma_list(each)}"] if each else []
+
+
 def _next_class(row: dict[str, Any], digits: int) -> list[str]:
-    """Return the correlation with the class that follows those of the card; empty if there is none above 0."""
+    """Return the correlation with the class that follows those above chance; empty if there is none above 0."""
     if not formatting.known(row["next_r"]) or row["next_r"] <= 0:
         return []
     return [f"next class {row['next_class']} {decimal(row['next_r'], digits)}"]
