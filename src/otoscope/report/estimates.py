@@ -30,25 +30,19 @@ def interval(estimate: Estimate, text_of: Callable[[float], str]) -> str:
     return f" ({text_of(estimate.low)} to {text_of(estimate.high)})"
 
 
-def points(difference: float) -> str:
-    """Return a difference of two fractions in points.
+def points(difference: Estimate) -> str:
+    """Return a difference of two fractions in points, with the sign and the interval of that difference.
 
-    >>> points(-0.0349), points(0.01), points(0.0)
-    ('3.5 points less', '1.0 points more', 'as much')
+    >>> points(Estimate(-0.0349, -0.05, 0.01)), points(Estimate(-0.0001))
+    ('−3.5 points (−5.0 to +1.0)', '0.0 points')
     """
-    if abs(difference) < 0.0005:
-        return "as much"
-    direction = "less" if difference < 0 else "more"
-    return f"{formatting.decimal(100 * abs(difference), 1)} points {direction}"
+    return f"{_signed_points(difference.value)} points{interval(difference, _signed_points)}"
 
 
-def signed_points(difference: float) -> str:
-    """Return a difference of two fractions as points with their sign.
-
-    >>> signed_points(-0.0349), signed_points(0.01)
-    ('−3.5', '+1.0')
-    """
+def _signed_points(difference: float) -> str:
     text = formatting.decimal(100 * difference, 1)
+    if text.removeprefix("−") == "0.0":
+        return "0.0"
     return text if text.startswith("−") else f"+{text}"
 
 

@@ -130,7 +130,8 @@ def test_the_chart_draws_the_interval_by_which_the_verdict_decides() -> None:
     found = TaskClaim(Estimate(0.8), {0.95: Estimate(0.7)}, "technique", {0.95: Estimate(-0.1, -0.14, -0.07)})
     figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
     assert figure is not None
-    assert figure.table.select("difference", "low", "high").row(0) == (-0.1, -0.14, -0.07)
+    ends = figure.table.select("difference_points", "low_points", "high_points").row(0)
+    assert ends == pytest.approx((-10.0, -14.0, -7.0))
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,21 @@ def test_the_chart_of_the_task_counts_the_seeds_behind_its_points(seeds: dict[fl
     figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
     assert figure is not None
     assert said in figure.caption
+    shade = figure.panels[0].spec["layer"][-1]["encoding"]["fillOpacity"]["scale"]
+    hollow = [mean for mean, opacity in zip(shade["domain"], shade["range"], strict=True) if opacity == 0]
+    assert hollow == (["1 seed"] if 1 in seeds.values() else [])
+    assert shade["domain"] == sorted({f"{n} seed{'s' if n > 1 else ''}" for n in seeds.values()})
+
+
+def test_write_claims_states_every_difference_and_both_nulls(tmp_path: Path) -> None:
+    measured = [replace(r, null_high=0.05) if r.metric == "sparse_r2" and r.value == 0.3 else r for r in strict_study()]
+    write_table(tmp_path / "results.parquet", to_table(measured))
+    page = write_claims(read_run(tmp_path), figures=False)
+    assert page is not None
+    text = page.read_text(encoding="utf-8")
+    assert "codes minus layer: −1.1 points (−1.8 to −0.4)" in text
+    assert "codes 0.500 (0.400 to 0.600), null up to 0.100, layer 0.300 (0.200 to 0.400), null up to 0.050" in text
+    assert "codes minus layer: +20.0 points (+10.0 to +30.0)" in text
 
 
 def test_layers_figure_shows_the_null_of_each_category() -> None:

@@ -61,6 +61,11 @@ def test_describe_task_ends_with_the_reason(change: Estimate, end: str):
     assert sentence.endswith(end)
 
 
+def test_describe_task_gives_a_difference_and_its_interval_the_same_sign():
+    sentence = describe_task(replace(TASK, changes={0.95: estimate(-0.008, -0.057, 0.038)})).sentence
+    assert "; codes minus layer on the same clips: −0.8 points (−5.7 to +3.8), but" in sentence
+
+
 def test_describe_task_at_chance():
     sentence = describe_task(replace(TASK, codes={0.95: estimate(0.19, 0.1, 0.3, 0.2)})).sentence
     assert sentence.endswith(", and no more than permuted targets give (up to 20.0\xa0%).")
@@ -105,11 +110,11 @@ def test_describe_task_notes_seeds_other_targets_and_the_best_baseline():
     notes = " ".join(describe_task(claim).notes)
     assert "The value of the codes is the mean of 2 seeds, ranging from 78.9\xa0% to 79.0\xa0%." in notes
     assert "are more than 2 points lower on 3 of 3 other targets, over the whole interval on 1: vowel" in notes
-    assert "vowel 10.0 points less (−11.4 to −8.6); f0 (R²) 10.0 points less" in notes
-    assert "jitter (R², which mostly tells groups apart) 20.0 points less." in notes
+    assert "vowel −10.0 points (−11.4 to −8.6); f0 (R²) −10.0 points" in notes
+    assert "jitter (R², which mostly tells groups apart) −20.0 points." in notes
     assert (
         "The best baseline reaches more: principal components (matched to codes at 99\xa0% sparsity), 85.0\xa0% "
-        "(84.0\xa0% to 86.0\xa0%); the codes reach 5.0 points less on the same clips (−6.0 to −4.0)."
+        "(84.0\xa0% to 86.0\xa0%); codes minus this on the same clips: −5.0 points (−6.0 to −4.0)."
     ) in notes
     uncertain = " ".join(describe_task(replace(claim, to_baseline=estimate(-0.05, -0.2, 0.1))).notes)
     assert "The best baseline is principal components (matched" in uncertain
@@ -192,6 +197,18 @@ def test_describe_compactness_names_the_dimensions_from_which_the_codes_predict_
     few = Comparison("sparse_r2", "", estimate(0.4, 0.3, 0.5), estimate(0.35, 0.3, 0.4))
     notes = " ".join(describe_compactness(replace(COMPACT, few=few, lower_from=[8, 16])).notes)
     assert "(intervals over factors). The codes predict less, beyond the interval, from 8 and 16 dimensions." in notes
+
+
+def test_describe_compactness_states_the_difference_from_few_dimensions_that_decides():
+    change = {"dense": estimate(-0.052, -0.135, 0.031), "pca": estimate(0.01, -0.02, 0.04)}
+    few = Comparison("sparse_r2", "", estimate(0.2), replace(estimate(0.15), n=24), differences=change)
+    text = describe_compactness(replace(COMPACT, few=few))
+    said = "R² from the best 4 dimensions of each, over 24 factors, codes minus layer: −5.2 points (−13.5 to +3.1)."
+    assert text.sentence.endswith(said)
+    of_rivals = (
+        "R² from the best 4 dimensions of each, codes minus these: principal components +1.0 points (−2.0 to +4.0)."
+    )
+    assert of_rivals in text.notes
 
 
 def test_describe_compactness_names_rivals_that_are_as_compact():

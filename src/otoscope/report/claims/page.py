@@ -1,19 +1,18 @@
 """The page `claims.html`: three claims of the study, three sources of numbers, and verdicts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from otoscope import formatting
 from otoscope.artifacts import atomic
-from otoscope.formatting import comma_list, count, known, percent, sparsity
+from otoscope.formatting import comma_list, count, decimal, known, percent, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.claim_sources import published_claims, reproduced_claims, strict_claims
 from otoscope.protocols.claims import FEW, HIGH_SPARSITY, REQUIRED_RIVALS, RIVALS, Claims
-from otoscope.protocols.comparison import MARGIN
+from otoscope.protocols.comparison import MARGIN, Estimate
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import LAYER_MARGIN, LEVEL, StrictResults
@@ -187,12 +186,11 @@ def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
             yield source, _absent(source, claims)
             continue
         prefix = f"mean over {count(claim.layers, 'layer')}: " if claim.layers > 1 else ""
-        null = claim.high.null_high
-        null_text = f", null up to {percent(null)}" if known(null) else ""
+        codes, dense = (f"{percent_with_interval(side)}{_null(side, percent)}" for side in (claim.high, claim.dense))
         yield (
             source,
-            f"{prefix}at {sparsity(claim.sparsity)} sparsity codes {percent_with_interval(claim.high)}{null_text}; "
-            f"layer {percent_with_interval(claim.dense)}; {points(claim.high.value - claim.dense.value)}",
+            f"{prefix}at {sparsity(claim.sparsity)} sparsity codes {codes}; "
+            f"layer {dense}; codes minus layer: {points(claim.change)}",
         )
 
 
@@ -214,15 +212,21 @@ def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
         if claim.dimensions is not None:
             dense, codes = claim.dimensions.dense, claim.dimensions.codes
             text += (
-                f"; effective dimensions {formatting.decimal(codes.value, 1)} and "
-                f"{formatting.decimal(dense.value, 1)}, on the same {count(claim.factors, 'factor')}"
+                f", effective dimensions of codes {decimal(codes.value, 1)}, of the layer "
+                f"{decimal(dense.value, 1)}, all on the same {count(claim.factors, 'factor')}"
             )
         if claim.few is not None:
-            null = claim.few.codes.null_high
-            null_text = f" (null up to {formatting.decimal(null)})" if known(null) else ""
-            codes, dense = decimal_with_interval(claim.few.codes), decimal_with_interval(claim.few.dense)
-            text += f"; R² from {claim.few_k} dimensions {codes}{null_text} and {dense}"
+            few = claim.few
+            codes, dense = (f"{decimal_with_interval(side)}{_null(side, decimal)}" for side in (few.codes, few.dense))
+            over = f" over {count(few.codes.n, 'factor')}" if few.codes.n else ""
+            text += f"; R² from {count(claim.few_k, 'dimension')}{over}: codes {codes}, layer {dense}"
+            text += f"; codes minus layer: {points(few.change)}" if few.change.measured else ""
         yield source, text
+
+
+def _null(estimate: Estimate, text_of: Callable[[float], str]) -> str:
+    """Return the upper end of a null as a clause after a comma; empty without one."""
+    return f", null up to {text_of(estimate.null_high)}" if known(estimate.null_high) else ""
 
 
 def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
@@ -252,4 +256,4 @@ def _absent(source: str, claims: Claims) -> str:
 
 
 def _count(counts: Mapping[str, float], name: str) -> str:
-    return formatting.decimal(counts.get(name), 2)
+    return decimal(counts.get(name), 2)

@@ -30,7 +30,6 @@ from otoscope.report.estimates import (
     points,
     predicted_by_either,
     seed_range,
-    signed_points,
     too_few,
 )
 
@@ -114,11 +113,9 @@ def describe_task(claim: TaskClaim | None) -> VerdictText:
     judgement, codes, change = claim.decide(), claim.high, claim.change
     text = (
         f"At {sparsity(claim.sparsity)} sparsity the codes{' of a single seed' if len(claim.seeds) == 1 else ''} reach "
-        f"{percent_with_interval(codes)} on {claim.target}, the layer itself {percent_with_interval(claim.dense)}: "
-        f"{points(change.value)}"
+        f"{percent_with_interval(codes)} on {claim.target}, the layer itself {percent_with_interval(claim.dense)}; "
+        f"codes minus layer{' on the same clips' if change.bounded else ''}: {points(change)}"
     )
-    if change.bounded:
-        text += f" (on the same clips {signed_points(change.low)} to {signed_points(change.high)} points)"
     return VerdictText(
         judgement.verdict, f"{text}{_task_reason(judgement, claim.dense, codes, change)}.", tuple(_task_notes(claim))
     )
@@ -173,7 +170,18 @@ def describe_compactness(claim: CompactnessClaim | None) -> VerdictText:
     outcome: str = judgement.verdict
     if judgement.verdict is Verdict.EQUALLY:
         outcome = f"holds, but equally for {comma_list(map(representation_label, claim.equals))}"
-    return VerdictText(outcome, f"{text}{end}.", (*_rival_notes(claim), *notes))
+    return VerdictText(outcome, f"{text}{end}.{_few_dimensions(claim)}", (*_rival_notes(claim), *notes))
+
+
+def _few_dimensions(claim: CompactnessClaim) -> str:
+    """Return the second difference that decides, as a sentence after a blank; empty where it was not measured."""
+    if claim.few is None or not claim.few.change.measured:
+        return ""
+    over = f", over {count(claim.few.codes.n, 'factor')}" if claim.few.codes.n else ""
+    return (
+        f" R² from the best {count(claim.few_k, 'dimension')} of each{over}, codes minus layer: "
+        f"{points(claim.few.change)}."
+    )
 
 
 def _lost_and_gained(claim: CompactnessClaim) -> str:
@@ -237,9 +245,7 @@ def _task_notes(claim: TaskClaim) -> Iterator[str]:
         return
     others = count(claim.others.count, "other target")
     if losses := claim.others.losses:
-        each = [
-            f"{loss.target}{_kind(loss)} {points(loss.change.value)}{_change_interval(loss.change)}" for loss in losses
-        ]
+        each = [f"{loss.target}{_kind(loss)} {points(loss.change)}" for loss in losses]
         yield (
             f"The same codes are more than 2 points lower on {len(each)} of {others}, over the whole interval on "
             f"{claim.others.established or 'none'}: {'; '.join(each)}."
@@ -298,15 +304,11 @@ def _baseline_notes(claim: TaskClaim) -> Iterator[str]:
     matched = f" (matched to codes at {sparsity(best.sparsity)} sparsity)" if formatting.known(best.sparsity) else ""
     name = f"{best.label}{matched}, {percent_with_interval(best.estimate)}"
     if change.bounded:
-        name += f"; the codes reach {points(change.value)} on the same clips{_change_interval(change)}"
+        name += f"; codes minus {'this' if one else 'these'} on the same clips: {points(change)}"
     if change.bounded and change.high < 0:
         yield f"The {best.noun} {'reaches' if one else 'reach'} more: {name}."
     else:
         yield f"The {best.noun} {'is' if one else 'are'} {name}."
-
-
-def _change_interval(change: Estimate) -> str:
-    return f" ({signed_points(change.low)} to {signed_points(change.high)})" if change.bounded else ""
 
 
 def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
@@ -340,6 +342,9 @@ def _rival_notes(claim: CompactnessClaim) -> Iterator[str]:
         for name, estimate in claim.rivals.items()
     ]
     yield f"Without a learned dictionary the same factors take {comma_list(each)} (in brackets: codes over these)."
+    few = {name: claim.few.against(name) for name in claim.rivals} if claim.few else {}
+    if each := [f"{representation_label(name)} {points(found)}" for name, found in few.items() if found.measured]:
+        yield f"R² from the best {count(claim.few_k, 'dimension')} of each, codes minus these: {'; '.join(each)}."
 
 
 def _short_ratio(ratio: Estimate) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from otoscope.formatting import sparsity
+from otoscope.formatting import count, sparsity
 from otoscope.protocols.claim_sources import EARLY_LATE
 from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate
@@ -15,11 +15,17 @@ from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import PERCENT, curve, fixed_colour, intervals, layer_axis, layered
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED, Colour
 
-POINTS = "datum.value == 0 ? '0' : format(100 * datum.value, '+.2~f')"
-"""Vega expression: a difference of fractions in points."""
+POINTS = "datum.value == 0 ? '0' : format(datum.value, '+.2~f')"
+"""Vega expression: a number of points with its sign."""
 
 SOURCES: tuple[str, ...] = ("published", "the study's method, here", "held-out groups, here")
 """Sources of numbers, in the order of the charts."""
+
+ONE_SEED = "1 seed"
+"""Entry of the legend for codes of a single seed, which are drawn hollow."""
+
+UNITS = {"difference": "points", "low": "points", "high": "points", "codes": "percent", "dense": "percent"}
+"""Units of the columns of the task's table."""
 
 COLOURS: dict[str, Colour] = dict(zip(SOURCES, (NULL, SAE_POOLED, SAE), strict=True))
 CATEGORY_COLOURS = dict(zip(EARLY_LATE, (DENSE, SAE, OTHER), strict=True))
@@ -36,12 +42,23 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
     data = pl.DataFrame(rows).sort("source", "sparsity")
     x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0).scale(paddingInner=0.7)
     y = alt.Y("difference:Q").title("codes minus layer, points").axis(labelExpr=POINTS)
-    colour = fixed_colour("source:N", {name: COLOURS[name] for name in SOURCES if name in set(data["source"])})
-    base = alt.Chart(data).encode(x=x, color=colour, xOffset=alt.XOffset("source:N").sort(list(SOURCES)))
-    tips = [alt.Tooltip("source:N"), alt.Tooltip("sparsity:Q", format=".4~%")]
-    tips += [alt.Tooltip(f"{name}:Q", format=".3f") for name in ("difference", "codes", "dense")]
+    colours = {name: COLOURS[name] for name in SOURCES if name in set(data["source"])}
+    base = alt.Chart(data).encode(
+        x=x, color=fixed_colour("source:N", colours), xOffset=alt.XOffset("source:N").sort(list(SOURCES))
+    )
+    tips = [alt.Tooltip("source:N"), alt.Tooltip("sparsity:Q", format=".4~%"), alt.Tooltip("mean:N")]
+    tips += [alt.Tooltip(f"{name}:Q", format=".1f") for name in ("difference", "codes", "dense")]
     no_loss = alt.Chart(pl.DataFrame({"difference": [0.0]})).mark_rule(color=NULL.light, strokeDash=[4, 3])
-    points = base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=tips)
+    means = data["mean"].unique().sort().to_list()
+    shade = alt.Scale(domain=means, range=[0 if mean == ONE_SEED else 1 for mean in means])
+    legend = alt.Legend(title=None, symbolFillColor=NULL.light, symbolStrokeColor=NULL.light)
+    fills = alt.Scale(domain=list(colours), range=[colour.light for colour in colours.values()])
+    points = base.mark_point(size=70, opacity=1).encode(
+        y=y,
+        tooltip=tips,
+        fill=alt.Fill("source:N", scale=fills, legend=None),
+        fillOpacity=alt.FillOpacity("mean:N", scale=shade, legend=legend),
+    )
     chart = layered(no_loss.encode(y="difference:Q"), *intervals(data, base, ""), points)
     return Figure(
         name="claim-1",
@@ -50,10 +67,10 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
             "Accuracy from codes minus accuracy from their layer, in percentage points, by sparsity; 0 means no loss. "
             "Published and the study's method: plain accuracy, mean over the layers with dictionaries. Held-out "
             f"groups: balanced accuracy of one layer{_seeds(sources)}, with the interval of the difference on the "
-            "same clips, on which the verdict rests."
+            "same clips, on which the verdict rests. Hollow: a single seed."
         ),
         panels=[Panel(chart)],
-        table=data,
+        table=data.rename({name: f"{name}_{unit}" for name, unit in UNITS.items()}),
     )
 
 
@@ -170,14 +187,19 @@ def _pair(source: str, quantity: str, dense: Estimate, codes: Estimate) -> list[
 
 def _loss(source: str, found: TaskClaim, level: float, number: Estimate) -> dict[str, Any]:
     change = found.changes.get(level, Estimate(number.value - found.dense.value))
+    seeds = found.seed_counts.get(level, 0)
+    numbers = {
+        "difference": change.value,
+        "low": change.low,
+        "high": change.high,
+        "codes": number.value,
+        "dense": found.dense.value,
+    }
     return {
         "source": source,
         "sparsity": level,
-        "difference": change.value,
-        "low": _known(change.low),
-        "high": _known(change.high),
-        "codes": number.value,
-        "dense": found.dense.value,
+        "mean": count(seeds, "seed") if seeds else "mean over layers",
+        **{name: 100 * value if math.isfinite(value) else None for name, value in numbers.items()},
     }
 
 

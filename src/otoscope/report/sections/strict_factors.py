@@ -239,7 +239,9 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
             f"{decimal_with_interval(dense, 2)} from the dense layer",
             *([f"{decimal(best.estimate.value, 2)} from {best.label}, the {best.noun}"] if best else []),
         ]
-        said.append(f"{count(size, 'dimension')}: {comma_list(parts)}")
+        change = comparison.change
+        difference = f" (codes minus layer {decimal_with_interval(change, 2)})" if change.measured else ""
+        said.append(f"{count(size, 'dimension')}: {comma_list(parts)}{difference}")
     if not said:
         return []
     comparisons = list(compared.values())

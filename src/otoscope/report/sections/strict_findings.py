@@ -8,18 +8,20 @@ import polars as pl
 
 from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import backed, comma_list, decimal, ends, known, percent, sparsity
-from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS
+from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
-from otoscope.protocols.comparison import TOLD_BY_GROUPS, Advantage, Comparison, Estimate
+from otoscope.protocols.comparison import TOLD_BY_GROUPS, UNMEASURED, Advantage, Comparison, Estimate
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
 from otoscope.report.estimates import (
     capitalised,
     caution_of_codes,
+    decimal_with_interval,
     describe_lead_with_p,
     describe_readers,
     interval,
+    points,
     seed_range,
     too_few,
 )
@@ -219,7 +221,12 @@ def describe_advantage(comparison: Comparison) -> str:
     advantage = comparison.advantage
     if advantage is None or advantage is Advantage.TOO_FEW_GROUPS:
         return f"Advantage of the codes: {too_few(comparison.codes.groups)}."
-    return ADVANTAGES[advantage]
+    best = comparison.best_baseline
+    change = comparison.against(best.representations[0]) if best is not None else UNMEASURED
+    if best is None or not change.bounded:
+        return ADVANTAGES[advantage]
+    difference = decimal_with_interval(change) if comparison.metric == "task_r2" else points(change)
+    return f"{ADVANTAGES[advantage]} Codes minus {representation_label(best.representations[0])}: {difference}."
 
 
 def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
