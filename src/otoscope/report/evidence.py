@@ -7,7 +7,7 @@ from typing import NamedTuple
 import polars as pl
 
 from otoscope.corpus.table import SPLITS, groups_by_split
-from otoscope.formatting import NBSP, comma_list, count, first_few, percent
+from otoscope.formatting import NBSP, comma_list, count, decimal, first_few, percent
 from otoscope.metrics.results import ResultsTable
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -208,14 +208,43 @@ def cross_fit_note(run: RunData, readers: str = "probes and regressions") -> str
         "groups; explained variance, agreement between seeds and the explanations of latents are those of dictionaries "
         "trained on the train groups of one split, on its test groups"
         if run.per_fold
-        else "The dictionaries were trained once, without labels, on the train groups of one split; explained variance "
-        "and the explanations of latents are of that split's test groups"
+        else "The dictionaries were trained once, without labels, on the train groups of one split, which other folds "
+        "test: only readers of their codes are tested on unseen groups; explained variance and the explanations of "
+        "latents are of that split's test groups"
     )
     return (
         f"Cross-fitted over {clips['fold'].n_unique()} folds: each of the {clips['group'].n_unique()} groups is tested "
         f"once, by {readers} fitted, tuned and standardised on the other groups. {dictionaries}"
         f"{_choice_note(run.results)}"
     )
+
+
+def describe_training(run: RunData, names: Sequence[str]) -> str:
+    """Describe the rows and groups on which dictionaries were trained; empty if no card states rows.
+
+    The first phrase is of the dictionaries of these `names`, followed by those of other presets.
+    """
+    phrases: dict[str, str] = {}
+    for name in (*names, *run.cards):
+        card = run.cards.get(name, {})
+        rows, latents = (card.get("training") or {}).get("train_rows"), card.get("latents")
+        if rows and latents:
+            unit = "pooled clip" if card.get("pooling") == "pool_then_encode" else "frame"
+            per = decimal(rows / latents, 1 if rows >= latents else 2)
+            phrases.setdefault(f"{count(rows, unit)} ({per} per latent)", str(card.get("preset") or "others"))
+    if not phrases:
+        return ""
+    first, *others = phrases
+    text = "; ".join([first, *(f"preset {phrases[other]}: {other}" for other in others)])
+    clips = run.clips
+    if clips is None:
+        return text
+    noun = str(run.corpus.get("group_noun") or "group")
+    trained, total = clips.filter(pl.col("split") == "train")["group"].n_unique(), clips["group"].n_unique()
+    text += f"; of {trained} of the {total} {noun}s"
+    if "fold" in clips.columns and not run.per_fold:
+        text += f", which are tested too: only readers are tested on unseen {noun}s"
+    return text
 
 
 CHOOSING = "choosing_folds"

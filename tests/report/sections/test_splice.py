@@ -45,8 +45,11 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     assert "In 20 clips of 3 test groups, layer 3 was replaced" in said
     assert "Recovered of the cosine between frames" in said
     assert "(untouched 0.90, mean-ablated 0.20): reconstruction 90 % (cosine 0.80, " in said
-    assert "95 % interval 70 % to 95 %); random atoms 25 % (cosine 0.80, no interval)." in said
-    assert "mean-ablated 0.20, one clip is 5.0 points): reconstruction 100 % (accuracy 0.90, 95 % interval 84 %" in said
+    assert "95 % interval 70 % to 95 %); random atoms, encoder untrained 25 % (cosine 0.80, no interval)." in said
+    assert (
+        "mean-ablated 0.20, one clip is 5.0 points): reconstruction 100 % (accuracy 0.90, 18 of 20 clips, 95 %" in said
+    )
+    assert "(not the baseline with random atoms, whose encoder is trained)" in said
     assert "The accuracy of a probe for vowel on the last layer" in said
     assert "is 0.90 untouched and 0.20 mean-ablated, but the interval of this difference over 3 test groups" in said
     assert "includes 0. No share is defined: reconstruction 0.80." in said

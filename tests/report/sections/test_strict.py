@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from otoscope.artifacts import write_json, write_table
+from otoscope.artifacts import read_json, write_json, write_table
 from otoscope.cli.summary import strict_table
 from otoscope.corpus.table import COLUMNS, Corpus
 from otoscope.metrics.record import Record, to_table
@@ -140,7 +140,11 @@ def test_agreement_between_seeds_is_told_beside_that_of_starts(start: float, not
     (finding,) = seed_findings(StrictResults.of(to_table(records)))
     assert f"Pairs of SAEs before training: cosine {start:.2f}, correlation {start:.2f}" in finding.text
     assert ("no evidence of learning" in finding.text) is nothing
-    assert f"(shuffled 10.0\xa0%, up to {100 * max(start, 0.2):.1f}\xa0% with pairs" in finding.text
+    high = max(start, 0.2)
+    assert f"(clips shuffled 10.0\xa0%; pairs that learned nothing up to {100 * high:.1f}\xa0%)" in finding.text
+    assert f"0.95 on average (clips shuffled 0.10; pairs that learned nothing up to {high:.2f})." in finding.text
+    (alone,) = seed_findings(StrictResults.of(to_table(agreement(0.95, 0.2))))
+    assert "(clips shuffled 0.10, up to 0.20)" in alone.text
     assert ("The correlation lies within its null" in finding.text) is nothing
 
 
@@ -195,6 +199,26 @@ def test_a_page_of_the_strict_protocol_alone_states_its_classes(tmp_path: Path, 
     said = "No training or validation clip has purr (call): their clips are left out of the strict scores."
     assert (said in page.section("strict")) is not folds
     assert ("Cross-fitted over 3 folds" in read) is folds
+
+
+def test_setting_states_rows_and_groups_that_trained_dictionaries(tmp_path: Path):
+    write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all")]))
+    name = "layer03-frames-default-m64-k6-seed0"
+    for one, pooling, rows in ((name, "encode_then_pool", 80), ("study", "pool_then_encode", 16)):
+        card = {"training": {"train_rows": rows}, "latents": 64, "preset": one[:5], "pooling": pooling}
+        write_json(tmp_path / "saes" / one / "card.json", card)
+    run = read_run(tmp_path)
+    clips = pl.DataFrame({"split": ["train", "train", "test"], "group": ["a", "b", "c"], "fold": [0, 1, 2]})
+    for shown, said in ((clips.drop("fold"), "; of 2 of the 3 groups"), (clips, "only readers are tested on unseen")):
+        of = replace(
+            run, clips=shown, cards={n: read_json(tmp_path / "saes" / n / "card.json") for n in (name, "study")}
+        )
+        (finding,) = setting_findings(StrictResults.of(run.results.rows), of)
+        assert (
+            "Training of dictionaries: 80 frames (1.2 per latent); preset study: 16 pooled clips (0.25" in finding.text
+        )
+        assert said in finding.text
+        assert ("which are tested too" in finding.text) is ("fold" in shown.columns)
 
 
 @pytest.mark.parametrize(("width", "said"), [(24, True), (25, False)])

@@ -14,6 +14,7 @@ from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import DENSE_SHARE, layer_width
+from otoscope.report.evidence import describe_training
 from otoscope.report.run_data import RunData
 from otoscope.runs.training import unlearned
 
@@ -36,6 +37,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
+        "Training of dictionaries": describe_training(run, strict.sae_ids),
         "Codes of clips": _pooling(strict),
         "The study's sparsities": _study_sparsities(strict, run),
         "Seeds": _seeds(table),

@@ -150,7 +150,7 @@ def temporal_profile(rows: pl.DataFrame | None) -> Figure | None:
 SUBSTITUTES = {
     "sae": "reconstruction",
     "principal_components": "k principal components",
-    "random_atoms": "random atoms",
+    "random_atoms": "random atoms, encoder untrained",
 }
 QUANTITIES = {
     "cosine": "cosine of the last layer",

@@ -49,7 +49,7 @@ SERIES: dict[str, Colour] = {
     "level alone": _colour("logmel"),
     "reconstruction": SAE,
     "k principal components": SAE_POOLED,
-    "random atoms": NULL,
+    "random atoms, encoder untrained": NULL,
     "partner": SAE,
     "largest of the null": NULL,
     **{entry.label: entry.colour for entry in REPRESENTATIONS.values() if entry.colour is not None},

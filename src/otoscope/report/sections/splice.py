@@ -43,8 +43,9 @@ def splice_sentences(run: RunData) -> list[str]:
         components, whole = "", " As many principal components as active latents would be the layer itself."
     introduction = (
         f"In {count(first['clips'], 'clip')} of {count(first['groups'], 'test group')}, {place} was replaced by "
-        f"the SAE's reconstruction{components} and by random atoms with the same sparsifier, and the layers after it "
-        f"were run.{whole} The recovered share runs from 0{NBSP}% (as bad as the layer's mean frame) to 100{NBSP}% (as "
+        f"the SAE's reconstruction{components} and by random atoms with the same sparsifier and these atoms as its "
+        "encoder (not the baseline with random atoms, whose encoder is trained), and the layers after it were "
+        f"run.{whole} The recovered share runs from 0{NBSP}% (as bad as the layer's mean frame) to 100{NBSP}% (as "
         "good as the untouched layer). It is undefined where the mean frame does no harm beyond noise. On so few "
         "clips, scores differ from those of all test clips."
     )
@@ -96,6 +97,9 @@ def _undefined(name: str, row: Mapping[str, Any]) -> str:
 
 def _recovered(row: Mapping[str, Any]) -> str:
     value, name = f"{VALUES[row['quantity']]} {decimal(row['value'], 2)}", SUBSTITUTES[row["substitute"]]
+    right = row["value"] * row["clips"]
+    if row["quantity"] == "probe_accuracy" and abs(right - round(right)) < 1e-6:
+        value += f", {round(right)} of {count(row['clips'], 'clip')}"
     if not known(row["recovered"]):
         return f"{name}: no defined share ({value})"
     few = row["groups"] < MIN_GROUPS

@@ -25,7 +25,7 @@ from otoscope.report.estimates import (
     seed_range,
     too_few,
 )
-from otoscope.report.evidence import CHOOSING, choices
+from otoscope.report.evidence import CHOOSING, choices, describe_training
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import Finding, left_out_findings
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings, few_dimension_findings
@@ -111,6 +111,8 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
     for found in unlearned({name: run.cards.get(name, {}) for name in results.sae_ids}):
         seeds = f" ({len(found.names)} of {len(results.sae_ids)} seeds)" if len(results.sae_ids) > 1 else ""
         text += f" The codes are {found.label}{seeds}: {found.reason}."
+    if training := describe_training(run, results.sae_ids):
+        text += f" Training of dictionaries: {training}."
     if caution := caution_of_codes(main, run.cards):
         text += f" {caution}"
     and_seeds = ""
@@ -251,13 +253,20 @@ def seed_findings(results: StrictResults) -> list[Finding]:
         return []
     others = max(share["n"] - 1, 1)
     needed = math.ceil(SHARE * others - 1e-9)
+    nothing = bool(results.where(metric=AGREEMENT, representation=tuple(NOTHING_LEARNED)))
+
+    def reached(high: str) -> str:
+        """Return the upper end, the largest of the null's own and those of pairs that learned nothing."""
+        return f"; pairs that learned nothing up to {high}" if nothing else f", up to {high}"
+
+    cosines, correlations = (reached(decimal(row["null_high"], 2)) for row in (atoms, latents))
     text = (
         f"Over {share['n']} seeds the atoms of two SAEs have a mean largest cosine of {decimal(atoms['value'], 2)} "
-        f"(random atoms {decimal(atoms['null_mean'], 2)}); matched latents correlate at {decimal(latents['value'], 2)} "
-        f"on average (clips shuffled {decimal(latents['null_mean'], 2)}, up to {decimal(latents['null_high'], 2)}). "
+        f"(random atoms {decimal(atoms['null_mean'], 2)}{cosines}); matched latents correlate at "
+        f"{decimal(latents['value'], 2)} on average (clips shuffled {decimal(latents['null_mean'], 2)}{correlations}). "
         f"{percent(share['value'])} of the latents that fire reappear in at least {needed} of the {others} other seeds "
-        f"(shuffled {percent(share['null_mean'])}, up to {percent(share['null_high'])} with pairs that learned "
-        "nothing); the gallery names only such latents."
+        f"(clips shuffled {percent(share['null_mean'])}{reached(percent(share['null_high']))}); the gallery names only "
+        "such latents."
     )
     if latents["value"] <= latents["null_high"]:
         text += " The correlation lies within its null, so by itself it shows no agreement."
