@@ -159,7 +159,7 @@ def test_card_marks_conditions_that_test_groups_do_not_confirm(
 def test_card_names_the_controls_that_predict_as_much_where_test_groups_are_too_few(tmp_path: Path) -> None:
     write_cards(tmp_path, [7], groups=2, auroc=0.45, permuted_high=0.55, others=0.4, level=0.61)
     said = "compare the card with its controls. On these clips it predicts no more than firing moved to other clips and"
-    assert f"{said} the level. Frames predicted" in card_texts(tmp_path)[7].score
+    assert f"{said} the level alone. Frames predicted" in card_texts(tmp_path)[7].score
 
 
 def test_cards_of_two_test_groups_are_not_counted_among_those_that_beat_their_controls(tmp_path: Path) -> None:

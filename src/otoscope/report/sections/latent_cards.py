@@ -158,7 +158,11 @@ def _score(row: Mapping[str, Any], spread: str) -> str:
         verdict = f"{groups}: too few to compare the card with its controls. "
     elif too_few(row):
         verdict = "Too few test clips to compare the card with its controls. "
-    named = {"firing moved to other clips": "permuted_high", "cards of other latents": "others", "the level": "level"}
+    named = {
+        "firing moved to other clips": "permuted_high",
+        "cards of other latents": "others",
+        "the level alone": "level",
+    }
     more = [name for name, control in named.items() if known(row[control]) and row["auroc"] <= row[control]]
     if verdict and more:
         verdict += f"On these clips it predicts no more than {comma_list(more)}. "
