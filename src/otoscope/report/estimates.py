@@ -1,6 +1,6 @@
 """Text of estimates: values with their intervals, differences in points, ranges over seeds, leads in layers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,17 @@ def interval(estimate: Estimate, text_of: Callable[[float], str]) -> str:
     if not estimate.bounded or estimate.low == estimate.high == estimate.value:
         return ""
     return f" ({text_of(estimate.low)} to {text_of(estimate.high)})"
+
+
+def spans_levels(limit: Estimate, levels: Collection[float]) -> bool:
+    """Return whether the interval of a sparsity limit covers all levels, or all but a sparse one: it decides nothing.
+
+    >>> levels = [0.75, 0.9, 0.95, 0.99]
+    >>> spans_levels(Estimate(0.95, 0.75, 0.95), levels), spans_levels(Estimate(0.95, 0.9, 0.95), levels)
+    (True, False)
+    """
+    covered = sum(limit.low <= level <= limit.high for level in levels)
+    return len(levels) > 2 and limit.low <= min(levels) and covered >= len(levels) - 1
 
 
 def points(difference: Estimate) -> str:

@@ -153,6 +153,9 @@ def test_describe_task_states_that_the_codes_are_of_a_single_seed():
 def test_describe_task_notes_the_sparsity_limit():
     limited = replace(TASK, codes={0.9: estimate(0.8), 0.95: estimate(0.79)}, limit=estimate(0.95, 0.9, 0.99))
     assert "up to 95\xa0% sparsity (90\xa0% to 99\xa0%)" in " ".join(describe_task(limited).notes)
+    levels = {s: estimate(0.79) for s in (0.75, 0.9, 0.95)}
+    spanned = " ".join(describe_task(replace(limited, codes=levels, limit=estimate(0.95, 0.75, 0.95))).notes)
+    assert "is undetermined: its interval covers 75\xa0% to 95\xa0%." in spanned
     at_chance = replace(limited, dense=estimate(0.3, 0.2, 0.4, 0.35))
     assert "sparsity (90" not in " ".join(describe_task(at_chance).notes)
     steep = replace(limited, limit=estimate(0.9, 0.9, 0.9), first_loss=0.95)

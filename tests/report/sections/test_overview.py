@@ -159,7 +159,18 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
 @pytest.mark.parametrize(
     ("low", "high", "by_lasso", "end"),
     [
-        (-0.3, 0.1, 0.3, "is −0.10 (−0.30 to 0.10) by ridge regression, which shows no difference."),
+        (
+            -0.3,
+            0.1,
+            0.3,
+            "is −0.10 (−0.30 to 0.10) by ridge regression, undecided: a loss above the margin of 0.02 is not excluded.",
+        ),
+        (
+            -0.01,
+            0.1,
+            0.3,
+            "is −0.10 (−0.01 to 0.10) by ridge regression, which excludes a loss above the margin of 0.02.",
+        ),
         (
             -0.15,
             -0.05,
@@ -190,7 +201,9 @@ def test_the_overview_of_the_strict_protocol_ranks_by_the_mean_r2_and_not_by_cou
     covered = "that the layer or the codes predict"
     assert any(covered in finding.text for finding in summary.findings)
     assert (covered in sentence) is math.isfinite(low)
-    assert sentence.startswith("20 of 40 factors are predicted from the layer, 24 from the codes. Counts have no")
+    assert sentence.startswith(
+        "20 of 40 factors are predicted from the layer by LASSO, 24 from the codes. Counts have no"
+    )
     assert sentence.endswith(end)
 
 

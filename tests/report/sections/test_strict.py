@@ -260,6 +260,15 @@ def test_a_task_at_chance_has_no_sparsity_limit():
     assert "task 90" in finding.text
 
 
+def test_a_limit_whose_interval_covers_the_levels_is_undetermined():
+    limit = row("sparsity_limit", "sae", 0.95, target="default: factors", low=0.75, high=0.95, split="test")
+    of = {s: {"sparsity": s, "preset": "default", "sae_id": f"x-k{s}-seed0"} for s in (0.75, 0.9, 0.95)}
+    levels = [codes("mean_factor_r2", 0.3, **named) for named in of.values()]
+    (finding,) = limit_findings(rows_of(limit, *levels))
+    assert "factors undetermined (the interval covers 75\xa0% to 95\xa0%)" in finding.text
+    assert "against the densest codes of the same preset (75\xa0% sparsity), not against the layer" in finding.text
+
+
 def test_all_that_do_best_are_named():
     rows = rows_of(
         row("task_balanced_accuracy", DENSE, 0.8, target="digit"),
@@ -282,16 +291,19 @@ def test_chance_names_the_layer_and_those_above_permuted_targets():
     ]
     rows = rows_of(*records)
     unsure = rows_of(*(replace(record, low=-0.1) for record in records))
-    assert "Above permuted targets, within the interval: layer 1" in task_findings(unsure)[0].text
+    undecided = "Layer 1 (0.330; −0.100 to 0.500; permuted up to 0.000) exceeds permuted targets, but the interval"
+    assert undecided in task_findings(unsure)[0].text
+    kept = rows_of(*(replace(record, null_mean=0.1, null_high=0.19) for record in records))
+    assert "permuted within groups, which keeps differences between groups." in task_findings(kept)[0].text
     (finding,) = task_findings(rows)
     assert "null" not in finding.text
-    assert finding.text.endswith("Above permuted targets: layer 1 (0.330; 0.100 to 0.500).")
+    assert finding.text.endswith("Layer 1 (0.330; 0.100 to 0.500; permuted up to 0.000) exceeds permuted targets.")
     assert describe_layers(rows) == (
-        "From the dense layers: pitch, R² 0.330 (layer 1; 0.100 to 0.500), −0.100 (layer 2; no interval) and −0.350 "
-        "(layer 3; −1.500 to 0.800)."
+        "From the dense layers: pitch, R² 0.330 (layer 1; 0.100 to 0.500; permuted up to 0.000), −0.100 (layer 2; no "
+        "interval; permuted up to 0.000) and −0.350 (layer 3; −1.500 to 0.800; permuted up to 0.000)."
     )
     unclear = rows_of(*(replace(record, low=-0.5, high=0.4) for record in records))
-    assert describe_layers(unclear).endswith("(layer 3; −0.500 to 0.400), none distinguishable from 0.")
+    assert describe_layers(unclear).endswith("permuted up to 0.000), each with an interval that includes 0.")
 
 
 @pytest.mark.parametrize(
@@ -349,7 +361,7 @@ def test_a_limit_against_codes_that_sparser_ones_beat_is_not_told():
     assert "factors undetermined (densest 30.0\xa0%, sparser 60.0\xa0% at 90\xa0%)" in finding.text
     fallen = [replace(r, value=0.7) if r.sparsity == 0.75 else r for r in records]
     (finding,) = limit_findings(rows_of(limit, *fallen))
-    assert "against the densest (75\xa0% sparsity), as do all levels below, in a single seed: preset" in finding.text
+    assert "not against the layer, as do all levels below, in a single seed: preset" in finding.text
     assert "preset default: factors 99\xa0% (90\xa0% to 99\xa0%)" in finding.text
     assert "2 points of R²" in finding.text
 

@@ -35,11 +35,13 @@ def test_compactness_names_the_baselines_that_take_fewer_dimensions():
         against("effective_latents", 0.8, 2.9),
         *(row("effective_latents", name, 3.0) for name in ("logmel", "pca", "permuted")),
         *(against("effective_latents", 2.0, 4.0, name) for name in ("logmel", "pca", "permuted")),
+        *(row("effective_latents", "kmeans", 16.0), against("effective_latents", 0.3, 0.7, "kmeans")),
     )
     (finding,) = compactness_findings(rows)
     more = "The codes take more, beyond the interval, than principal components (ratio 3.00 (2.00 to 4.00)) and log-mel"
     assert more in finding.text
     assert "do not take fewer" not in finding.text
+    assert "They take fewer, beyond the interval, than k-means." in finding.text
 
 
 def test_factor_findings_name_the_baselines_that_predict_more():
@@ -47,11 +49,15 @@ def test_factor_findings_name_the_baselines_that_predict_more():
     records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5), against("mean_factor_r2", -0.1, 0.1)]
     records += [against("mean_factor_r2", -0.3, -0.1, "start"), against("mean_factor_r2", -0.3, 0.1, "logmel")]
     records += [against("mean_factor_r2", -0.3, -0.1, "pca"), codes("factor_r2", 0.4, target="f0")]
-    records += [row("factor_r2", name, value, target="f0") for name, value in (("start", 0.5), ("pca", 0.4))]
+    records += [against("mean_factor_r2", 0.1, 0.3, name) for name in ("kmeans", "permuted")]
+    values = {"start": 0.5, "pca": 0.4, "kmeans": 0.3}
+    records += [row("factor_r2", name, value, target="f0") for name, value in values.items()]
     (finding,) = factor_findings(rows_of(*records))
     assert finding.text.endswith(
-        "On the same clips, it is higher from SAE before training, by ridge beyond the interval and by LASSO. By ridge "
-        "alone, it is higher from principal components: this depends on the reader."
+        "By ridge regression on the same clips, of 4 baselines 2 are higher (SAE before training, codes minus this "
+        "−0.20 (−0.30 to −0.10); principal components, codes minus this −0.20 (−0.30 to −0.10), but not by LASSO) and "
+        "1 is lower (k-means, codes minus this 0.20 (0.10 to 0.30)) than the codes beyond the interval, which is not "
+        "corrected for their number; 1 undecided."
     )
 
 
@@ -120,7 +126,9 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], 
     assert said in finding.text
     lower = [k for k, (_, high) in zip((1, 8), found, strict=True) if high < 0]
     assert ("They predict less, beyond the interval, from" in finding.text) is bool(lower)
-    assert "0.90 from log-mel statistics, the best baseline (intervals over factors)." in finding.text
+    last = found[1]
+    difference = f"(codes minus layer {sum(last) / 2:.2f} ({last[0]:.2f} to {last[1]:.2f}))".replace("-", "−")
+    assert f"0.90 from log-mel statistics, the best baseline {difference} (intervals over factors)." in finding.text
     more = [row("sparse_r2", DENSE, 0.6, dimensions=64), codes("sparse_r2", 0.4, dimensions=64)]
     many = rows_of(*records, *more, against("sparse_r2", -0.3, -0.1, dimensions=64))
     each = comma_list([*lower, 64])

@@ -30,6 +30,7 @@ from otoscope.report.estimates import (
     points,
     predicted_by_either,
     seed_range,
+    spans_levels,
     too_few,
 )
 
@@ -281,6 +282,10 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
         )
         return
     if not limit.measured:
+        return
+    if spans_levels(limit, claim.codes):
+        covered = interval(limit, sparsity).strip(" ()")
+        yield f"The sparsity limit against {codes}) is undetermined: its interval covers {covered}."
         return
     seed = ""
     if max(claim.seed_counts.values(), default=1) > 1:  # the limit is that of the first seed, values are means

@@ -26,6 +26,7 @@ from otoscope.report.sections.strict_factors import (
     describe_compactness,
     describe_counts,
     describe_readers_of_factors,
+    less_compact,
     more_compact,
     unlearned_as_compact,
 )
@@ -182,7 +183,8 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         more = describe_counts(compared) if compared is not None else ""
         mean_r2 = results.comparison("mean_factor_r2")
         yield (
-            f"{counts[0]} of {dense['n']} factors are predicted from the layer, {counts[1]} from the codes{more}."
+            f"{counts[0]} of {dense['n']} factors are predicted from the layer by LASSO, {counts[1]} from the "
+            f"codes{more}."
             f"{_mean_r2(mean_r2.change, results) if mean_r2 is not None else ''}"
         )
     comparison = results.comparison("effective_latents")
@@ -194,7 +196,7 @@ def _mean_r2(change: Estimate, results: StrictResults) -> str:
     """Return the paired difference of the mean R² as a sentence after a blank, because counts have no interval."""
     if not change.bounded or change.too_few_groups:
         return " Counts have no interval and do not rank."
-    decision = describe_readers_of_factors(results) or ", which shows no difference"
+    decision = describe_readers_of_factors(results)
     covered = predicted_by_either(len(results.sae_ids))
     return (
         f" Counts have no interval. Over the factors {covered}, the mean R² of the codes minus that of the layer is "
@@ -229,6 +231,8 @@ def _compactness(comparison: Comparison) -> str:
     unlearned = f" The codes do not take fewer, beyond the interval, than {equal[0]}." if equal else ""
     if more := comma_list(fewer):
         unlearned = f" They take more, beyond the interval, than {more}."
+    if less := comma_list(map(representation_label, less_compact(comparison))):
+        unlearned += f" They take fewer, beyond the interval, than {less}."
     return (
         f"A factor takes {dimensions(comparison.dense.value)} effective dimensions of the layer and "
         f"{dimensions(comparison.codes.value)} of the codes. {describe_compactness(comparison)}{unlearned}"

@@ -8,7 +8,7 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import Comparison, Estimate, Relation
+from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Relation
 from otoscope.protocols.strict.results import FEW, FewDimensions, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import (
     decimal_with_interval,
@@ -60,7 +60,7 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
     counts = results.comparison("predicted_share")
     said = (
-        f"{_share(dense)} factors {verb} from the dense layer, {_share(codes)} from the codes"
+        f"{_share(dense)} factors {verb} from the dense layer by LASSO, {_share(codes)} from the codes"
         f"{describe_counts(counts) if counts is not None else ''}. Permuted factors: none in 95{NBSP}% of cases."
     )
     common = results.comparison("mean_factor_r2")
@@ -129,32 +129,44 @@ def readers_of_factors(results: StrictResults, representation: str = DENSE) -> F
 def describe_readers_of_factors(results: StrictResults) -> str:
     """Return the direction of the difference to the layer if both readers agree, or the other means, as a clause.
 
-    Empty where ridge regression shows no difference.
+    Where ridge regression decides nothing, the clause states whether it excludes a loss.
     """
-    found = readers_of_factors(results)
-    if found is None or found.ridge not in DIRECTIONS:
+    found, common = readers_of_factors(results), results.comparison("mean_factor_r2")
+    if found is None or common is None or found.ridge is Relation.TOO_FEW_GROUPS or not common.change.bounded:
         return ""
+    if found.ridge not in DIRECTIONS:
+        margin = f"a loss above the margin of {decimal(MARGIN, 2)}"
+        excluded = common.change.low >= -MARGIN
+        return f", which excludes {margin}" if excluded else f", undecided: {margin} is not excluded"
     if found.relation in DIRECTIONS:
         return f", so the codes predict {DIRECTIONS[found.relation]} ({found.by_lasso})"
     return f", but {found.by_lasso}: this depends on the reader"
 
 
 def _better_baselines(results: StrictResults) -> str:
-    """Return the baselines that predict factors better than the codes beyond the interval, as sentences."""
+    """Return the numbers of baselines that predict factors better, worse and neither, with the differences."""
     rows = results.where(metric=METRICS["mean_factor_r2"].difference)
-    names = dict.fromkeys(row["representation"] for row in rows if row["representation"] != DENSE)
+    names = dict.fromkeys(row["representation"] for row in rows)
+    names = [name for name in names if name not in (DENSE, *UNINFORMATIVE)]
     compared = {name: found for name in names if (found := readers_of_factors(results, name))}
-    lower = [name for name, found in compared.items() if found.ridge is Relation.LOWER]
-    by_both = [representation_label(name) for name in lower if compared[name].relation is Relation.LOWER]
-    by_ridge = [representation_label(name) for name in lower if compared[name].relation is not Relation.LOWER]
-    said = ""
-    if by_both:
-        said += (
-            f" On the same clips, it is higher from {comma_list(by_both)}, by ridge beyond the interval and by LASSO."
-        )
-    if by_ridge:
-        said += f" By ridge alone, it is higher from {comma_list(by_ridge)}: this depends on the reader."
-    return said
+    common = results.comparison("mean_factor_r2")
+    if common is None or not compared:
+        return ""
+    parts: list[str] = []
+    for noun, relation in (("higher", Relation.LOWER), ("lower", Relation.HIGHER)):
+        each = [
+            f"{representation_label(name)}, codes minus this {decimal_with_interval(common.against(name), 2)}"
+            f"{'' if found.relation is relation else ', but not by LASSO'}"
+            for name, found in compared.items()
+            if found.ridge is relation
+        ]
+        in_brackets = f" ({'; '.join(each)})" if each else ""
+        parts.append(f"{len(each)} {'is' if len(each) == 1 else 'are'} {noun}{in_brackets}")
+    open_ones = sum(found.ridge not in DIRECTIONS for found in compared.values())
+    return (
+        f" By ridge regression on the same clips, of {count(len(compared), 'baseline')} {comma_list(parts)} than the "
+        f"codes beyond the interval, which is not corrected for their number; {open_ones} undecided."
+    )
 
 
 def compactness_findings(results: StrictResults) -> list[Finding]:
@@ -187,6 +199,8 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     if compact := more_compact(comparison):
         each = [f"{representation_label(name)} (ratio {decimal_with_interval(r, 2)})" for name, r in compact.items()]
         said += f" The codes take more, beyond the interval, than {comma_list(each)}."
+    if fewer := less_compact(comparison):
+        said += f" They take fewer, beyond the interval, than {comma_list(map(representation_label, fewer))}."
     if equal := unlearned_as_compact(comparison):
         said += f" They do not take fewer, beyond the interval, than {comma_list(equal)}."
     if equal or compact.keys() & set(LEARNED_LESS):
@@ -209,10 +223,19 @@ def unlearned_as_compact(comparison: Comparison) -> list[str]:
 
 def more_compact(comparison: Comparison) -> dict[str, Estimate]:
     """Return the baselines that take fewer dimensions than the codes beyond the interval, with the ratio."""
+    return _compact(comparison, Relation.HIGHER)
+
+
+def less_compact(comparison: Comparison) -> dict[str, Estimate]:
+    """Return the baselines that take more dimensions than the codes beyond the interval, with the ratio."""
+    return _compact(comparison, Relation.LOWER)
+
+
+def _compact(comparison: Comparison, relation: Relation) -> dict[str, Estimate]:
     return {
         name: comparison.against(name)
         for name, other in comparison.others.items()
-        if name not in UNINFORMATIVE and other.measured and comparison.relation_to(name) is Relation.HIGHER
+        if name not in UNINFORMATIVE and other.measured and comparison.relation_to(name) is relation
     }
 
 

@@ -23,6 +23,7 @@ from otoscope.report.estimates import (
     interval,
     points,
     seed_range,
+    spans_levels,
     too_few,
 )
 from otoscope.report.evidence import CHOOSING, choices, describe_training
@@ -193,9 +194,23 @@ def describe_chance(comparison: Comparison, results: StrictResults, text_of: Cal
     beyond = [row for row in layer_scores(results, comparison) if not Estimate.from_row(row).at_chance]
     if not beyond:
         return said
-    each = comma_list(f"layer {row['layer']} ({text_of(row['value'])}; {ends(row, text_of)})" for row in beyond)
-    within = all(not row["low"] > row["null_high"] for row in beyond)
-    return f"{said} Above permuted targets{', within the interval' if within else ''}: {each}."
+    sure = [row for row in beyond if row["low"] > row["null_high"]]
+    for rows, end in ((sure, ""), ([row for row in beyond if row not in sure], UNSURE)):
+        each = comma_list(f"layer {row['layer']} ({text_of(row['value'])}; {_backed(row, text_of)})" for row in rows)
+        verb = "exceeds" if len(rows) == 1 else "exceed"
+        said += f" {capitalised(each)} {verb} permuted targets{end}." if rows else ""
+    if regression and any(row["null_high"] > 0 for row in beyond):
+        said += " Targets are permuted within groups, which keeps differences between groups."
+    return said
+
+
+UNSURE = ", but the interval reaches down to these: undecided"
+"""Decision on a score above its null whose interval includes the null."""
+
+
+def _backed(row: Row, text_of: Callable[[float], str]) -> str:
+    null = f"; permuted up to {text_of(row['null_high'])}" if known(row["null_high"]) else ""
+    return f"{ends(row, text_of)}{null}"
 
 
 def layer_scores(results: StrictResults, comparison: Comparison) -> list[Row]:
@@ -211,10 +226,12 @@ def describe_layers(results: StrictResults) -> str:
         regression = comparison.metric == "task_r2"
         rows, text_of = layer_scores(results, comparison), decimal if regression else percent
         if len(rows) > 1:
-            scores = comma_list(f"{text_of(row['value'])} (layer {row['layer']}; {ends(row, text_of)})" for row in rows)
+            scores = comma_list(
+                f"{text_of(row['value'])} (layer {row['layer']}; {_backed(row, text_of)})" for row in rows
+            )
             unclear = regression and all(_includes_0(Estimate.from_row(row)) for row in rows)
             said = f"{readable_name(comparison.target)}, {'R²' if regression else 'balanced accuracy'} {scores}"
-            each.append(f"{said}, none distinguishable from 0" if unclear else said)
+            each.append(f"{said}, each with an interval that includes 0" if unclear else said)
     return f"From the dense layers: {'; '.join(each)}." if each else ""
 
 
@@ -328,6 +345,9 @@ def limit_findings(results: StrictResults) -> list[Finding]:
             text = f"{limit.quantity} undetermined (densest {base}, sparser {top} at {sparsity(better)})"
         elif not limit.estimate.measured:
             text = f"{limit.quantity} undetermined (a sparser level exceeds the densest)"
+        elif spans_levels(limit.estimate, limit.levels):
+            ends_of_levels = interval(limit.estimate, sparsity).strip(" ()")
+            text = f"{limit.quantity} undetermined (the interval covers {ends_of_levels})"
         else:
             ends_of_limit = "" if limit.estimate.too_few_groups else interval(limit.estimate, sparsity)
             text = f"{limit.quantity} {sparsity(limit.estimate.value)}{ends_of_limit}"
@@ -341,8 +361,9 @@ def limit_findings(results: StrictResults) -> list[Finding]:
     return [
         Finding(
             "Sparsity limit",
-            f"Sparsest level that loses no more than the margin against the densest{base}, as do all levels below, in "
-            f"{seed}: {'; '.join(parts)}. Margins, fixed beforehand: {margin_list()}.",
+            f"Sparsest level that loses no more than the margin against the densest codes of the same preset{base}, "
+            f"not against the layer, as do all levels below, in {seed}: {'; '.join(parts)}. Margins, fixed beforehand: "
+            f"{margin_list()}.",
         )
     ]
 
