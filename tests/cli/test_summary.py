@@ -147,11 +147,11 @@ def test_tables_of_probes_name_the_dimensions_read() -> None:
     assert one is not None
     assert both is not None
     assert str(one.title) == "Linear probes on dense layers, 3 unseen groups, all dimensions read"
-    assert (both.columns[-1].header, list(both.columns[-1].cells)) == ("dimensions read", ["all", "8 or all"])
+    assert (both.columns[-1].header, list(both.columns[-1].cells)) == ("reads", ["all", "8–all"])
     grid = [member("default", 64), member("default", 64, 0.95)]
     read = pl.Series("reader", ["8 dimensions"] * 2 + ["all dimensions"] * 2)
     (table,) = sparsity_tables(ResultsTable(results(grid).with_columns(read)))
-    assert "dimensions read" in [column.header for column in table.columns]
+    assert "reads" in [column.header for column in table.columns]
 
 
 def test_probe_table_names_the_protocol_of_each_row() -> None:

@@ -149,9 +149,13 @@ def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> T
 
 
 def _dimensions_read(rows: pl.DataFrame) -> dict[str, list[str]]:
-    """Return the cells of the column of dimensions that each probe reads; empty where all read all of them."""
-    cells = [dimensions_read(reader or "") for reader in rows["reader"]]
-    return {} if set(cells) <= {"", "all"} else {"dimensions read": cells}
+    """Return the cells of the column of dimensions that each probe reads; empty where all read all of them.
+
+    Of folds that differ, a cell holds the range: the table must fit into 80 columns.
+    """
+    each = [dimensions_read(reader or "").replace(" or ", ", ").split(", ") for reader in rows["reader"]]
+    cells = ["–".join(dict.fromkeys((read[0], read[-1]))) for read in each]
+    return {} if set(cells) <= {"", "all"} else {"reads": cells}
 
 
 def _all_read(rows: pl.DataFrame) -> str:
@@ -202,5 +206,7 @@ def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=None, title_justify="left")
     for name in columns:
         # names of the user and intervals stay whole; other numbers and headings may take two lines
-        table.add_column(name, justify="right", no_wrap=name in ("preset", "95 % interval"), overflow="fold")
+        table.add_column(
+            name, justify="right", no_wrap=name in ("preset", "95 % interval", "reads", "explained"), overflow="fold"
+        )
     return table
