@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import polars as pl
 import pytest
 
 from otoscope.protocols.claims import (
@@ -232,6 +233,13 @@ def test_describe_ordering_gives_leads_with_and_without_layer_0():
     assert not describe_ordering(alone).notes
     resting = OrderingClaim(leads=[replace(ORDER.leads[0], blocks=estimate(0.2, -0.1, 1.0, 0.3))])
     assert "rests on layer 0" in describe_ordering(resting).sentence
+
+
+def test_describe_ordering_states_the_null_means_by_layer():
+    curves = {"target": ["pitch"] * 2 + ["mfcc"] * 2, "layer": [1, 0, 0, 1], "null_mean": [0.037, 0.061, 0.0, 0.0]}
+    notes = describe_ordering(replace(ORDER, curves=pl.DataFrame(curves))).notes
+    said = "permuted targets keep; null means by layer: pitch 0.06 and 0.04; mfcc 0.00 and 0.00."
+    assert any(note.endswith(said) for note in notes)
 
 
 def test_describe_verdicts_of_missing_claims_say_what_they_need():

@@ -363,6 +363,7 @@ def _ordering_notes(claim: OrderingClaim) -> Iterator[str]:
     if blocks:
         each = "; ".join(describe_lead(lead.first, lead.second, estimate) for lead, estimate in blocks)
         yield f"Without layer 0, the input of the first block: {each}."
+    yield from _nulls_of_layers(claim)
     if claim.curves is not None and claim.curves["layer"].n_unique() > 1:
         layers: list[int] = claim.curves["layer"].unique().to_list()
         flat = formatting.decimal(sum(layers) / len(layers), 2)
@@ -370,3 +371,18 @@ def _ordering_notes(claim: OrderingClaim) -> Iterator[str]:
             f"Layers run from {min(layers)} to {max(layers)}: a flat curve has its centre at {flat}, and the distance "
             "between two nearly flat curves is small."
         )
+
+
+def _nulls_of_layers(claim: OrderingClaim) -> Iterator[str]:
+    """Yield the null means of the categories by layer, where permuted targets still give some R²."""
+    if claim.curves is None or claim.curves["null_mean"].fill_nan(None).drop_nulls().is_empty():
+        return
+    curves = claim.curves.sort("layer")
+    each = [
+        f"{target} {comma_list(formatting.decimal(mean, 2) for mean in curves.filter(target=target)['null_mean'])}"
+        for target in curves["target"].unique(maintain_order=True)
+    ]
+    yield (
+        "The R² that weights the layers includes differences between groups, which permuted targets keep; null means "
+        f"by layer: {'; '.join(each)}."
+    )
