@@ -149,6 +149,15 @@ def test_paired_difference_adds_the_spread_over_seeds():
     assert found.high - found.value == pytest.approx(stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3))
 
 
+def test_paired_difference_of_recalls_is_free_of_rounding():
+    """Four of 200 clips are a loss of 0.02, not of 0.0200000000000001."""
+    sums = np.stack([np.full((10, 4), 4.0), np.full((10, 4), 5.0)], axis=-1)
+    fewer = sums.copy()
+    fewer[:4, 0, 0] -= 1
+    found = paired_difference([fewer], sums, lambda total: (total[..., 0] / total[..., 1]).mean(axis=-1))
+    assert found.value == -0.02
+
+
 def test_paired_difference_is_open_where_a_group_cannot_be_left_out():
     """A class of one group only: without the group its recall is undefined."""
     sums = np.array([[[3.0, 4], [2, 2]], [[4, 4], [0, 0]], [[2, 4], [0, 0]]])

@@ -215,6 +215,19 @@ def test_describe_compactness_states_the_difference_from_few_dimensions_that_dec
     assert of_rivals in text.notes
 
 
+@pytest.mark.parametrize(
+    ("low", "end"), [(0.83, ": the layer's factors take as many without learned atoms."), (1.1, ".")]
+)
+def test_describe_compactness_compares_codes_that_take_more_with_as_many_random_directions(low: float, end: str):
+    others = {**DIMENSIONS.others, "random_topk": estimate(84.7)}
+    ratios = {**RATIO, "dense": estimate(1.39, 1.17, 1.66), "random_topk": estimate(1.2, low, 1.4)}
+    text = describe_compactness(replace(COMPACT, dimensions=replace(DIMENSIONS, others=others, differences=ratios)))
+    assert text.outcome is Verdict.FAILS
+    said = f"As many random directions as latents take 84.7 dimensions (1.20, {low:.2f} to 1.40){end}"
+    assert said in text.notes
+    assert "random directions" not in " ".join(describe_compactness(COMPACT).notes)
+
+
 def test_describe_compactness_names_rivals_that_are_as_compact():
     differences = {**RATIO, "ica": estimate(0.9, 0.7, 1.2), "start": estimate(1.0, 1.0, 1.0)}
     text = describe_compactness(replace(COMPACT, dimensions=replace(DIMENSIONS, differences=differences)))

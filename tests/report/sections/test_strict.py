@@ -145,6 +145,10 @@ def test_agreement_between_seeds_is_told_beside_that_of_starts(start: float, not
     assert f"0.95 on average (clips shuffled 0.10; pairs that learned nothing up to {high:.2f})." in finding.text
     (alone,) = seed_findings(StrictResults.of(to_table(agreement(0.95, 0.2))))
     assert "(clips shuffled 0.10, up to 0.20)" in alone.text
+    several = [replace(record, n=5) if record.representation == CODES else record for record in records]
+    (unlike,) = seed_findings(StrictResults.of(to_table(several)))
+    assert "which is easier than 4" in unlike.text
+    assert "no evidence of learning" not in unlike.text
     assert ("The correlation lies within its null" in finding.text) is nothing
 
 

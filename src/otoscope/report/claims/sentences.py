@@ -338,6 +338,10 @@ def _compactness_notes(claim: CompactnessClaim) -> Iterator[str]:
     )
 
 
+RANDOM_DIRECTIONS = "random_topk"
+"""Representation by fixed random directions, as many as latents: what its width alone costs."""
+
+
 def _rival_notes(claim: CompactnessClaim) -> Iterator[str]:
     """Yield the effective dimensions of representations without a learned dictionary."""
     if claim.dimensions is None or not claim.rivals:
@@ -347,6 +351,14 @@ def _rival_notes(claim: CompactnessClaim) -> Iterator[str]:
         for name, estimate in claim.rivals.items()
     ]
     yield f"Without a learned dictionary the same factors take {comma_list(each)} (in brackets: codes over these)."
+    wide = claim.dimensions.others.get(RANDOM_DIRECTIONS)
+    over_wide = claim.dimensions.against(RANDOM_DIRECTIONS)
+    if claim.dimensions.relation is Relation.HIGHER and wide is not None and over_wide.measured:
+        as_many = "" if over_wide.low > 1 else ": the layer's factors take as many without learned atoms"
+        yield (
+            f"As many random directions as latents take {dimensions(wide.value)} dimensions"
+            f"{_short_ratio(over_wide)}{as_many}."
+        )
     few = {name: claim.few.against(name) for name in claim.rivals} if claim.few else {}
     if each := [f"{representation_label(name)} {points(found)}" for name, found in few.items() if found.measured]:
         yield f"R² from the best {count(claim.few_k, 'dimension')} of each, codes minus these: {'; '.join(each)}."

@@ -93,7 +93,9 @@ def describe_formants(run: RunData, factors: Sequence[str]) -> str:
             "correlate with them, so the verdict is about these descriptors"
         )
     each = [f"{decimal(r, 2)} ({name})" for name, r in agreement.items()]
-    text += f"; on these clips openSMILE's mean frequencies correlate with the true ones at {comma_list(each)}"
+    text += (
+        f"; over all clips of this run, openSMILE's mean frequencies correlate with the true ones at {comma_list(each)}"
+    )
     if max(agreement.values()) < RELIABLE_CORRELATION:
         text += ": these are no reliable formants here, and the verdict is mostly about them"
     return text

@@ -253,7 +253,7 @@ def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
     if not comparison.untrained_is_better:
         return ""
     value = text_of(comparison.others["untrained"].value)
-    return f" An untrained encoder reaches {value}: there is no sign that training the encoder helped."
+    return f" An untrained encoder reaches {value}: there is no sign that training the encoder helped in this layer."
 
 
 AGREEMENT = ("mean_max_cosine", "matched_correlation", "reappearing_share")
@@ -287,15 +287,17 @@ def seed_findings(results: StrictResults) -> list[Finding]:
     )
     if latents["value"] <= latents["null_high"]:
         text += " The correlation lies within its null, so by itself it shows no agreement."
+    alike = True  # a pair has one other SAE, in which latents reappear more easily than in several
     for name, subject in NOTHING_LEARNED.items():
         rows = [results.where(metric=m, representation=name).first() for m in AGREEMENT]
         values = [row["value"] for row in rows if row is not None]
         if len(values) == len(AGREEMENT):
             text += (
                 f" Pairs of {subject}: cosine {decimal(values[0], 2)}, correlation {decimal(values[1], 2)}, "
-                f"{percent(values[2])} reappear{_easier(rows[-1], needed)}."
+                f"{percent(values[2])} reappear{(easier := _easier(rows[-1], needed))}."
             )
-    if share["value"] <= share["null_high"]:
+            alike = alike and not easier
+    if alike and share["value"] <= share["null_high"]:
         text += (
             " The latents reappear no more often than without learning, so the agreement is no evidence of learning."
         )
