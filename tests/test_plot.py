@@ -188,16 +188,16 @@ def card_rows(**changed: object) -> dict[str, object]:
         "onsets": 9,
         "lag_onsets": 8,
     }
-    scores["groups"] = 3
+    scores |= {"groups": 3, "beats_controls": True}
     return {"latent": 3, "sentence": "Fires in 9 % of frames.", **scores, **times, "syllable_share": 0.4, **changed}
 
 
-def test_cards_are_the_ten_best_scores_beside_three_controls() -> None:
+def test_cards_are_all_scores_beside_three_controls() -> None:
     rows = [card_rows(latent=i, auroc=0.5 + i / 50) for i in range(12)]
     table = pl.DataFrame([*rows, card_rows(latent=99, auroc=float("nan"))])
     chart = plot.cards(table).to_dict()
     (drawn,) = [data for data in chart["datasets"].values() if "series" in data[0]]
-    assert {row["name"] for row in drawn} == {f"latent {i}" for i in range(2, 12)}
+    assert {row["name"] for row in drawn} == {f"latent {i}" for i in range(12)}
     assert len({row["series"] for row in drawn}) == 4
     assert {row["low"] for row in drawn if row["series"] != "card"} == {None}
     colours = {layer["encoding"]["color"]["scale"]["range"][i] for layer in chart["layer"] for i in range(4)}
@@ -227,7 +227,7 @@ def test_splice_has_a_panel_per_quantity_with_a_share() -> None:
     assert [panel["title"] for panel in chart["concat"]] == ["cosine of the last layer", "words found"]
     drawn = [point for data in chart["datasets"].values() for point in data]
     assert {(point["series"], point["k"]) for point in drawn} == {
-        (name, k) for name in ("reconstruction", "random atoms") for k in (20, 51)
+        (name, k) for name in ("reconstruction", "random atoms, encoder untrained") for k in (20, 51)
     }
     assert max(point["high"] for point in drawn) == 1.5
 

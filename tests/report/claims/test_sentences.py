@@ -168,8 +168,14 @@ def test_describe_task_notes_the_sparsity_limit():
         "In the first seed, more than 2 points are lost against the densest codes (90\xa0% sparsity) at 95\xa0% "
         "sparsity; the limit lies between 90\xa0% and 99\xa0%: undecided."
     ) in describe_task(wide).notes
-    beaten = " ".join(describe_task(replace(limited, codes={0.75: estimate(0.6), 0.9: estimate(0.8)})).notes)
-    assert "sparser codes (80.0\xa0% at 90\xa0%) exceed the densest codes (75\xa0% sparsity, 60.0\xa0%)" in beaten
+    better = replace(limited, codes={0.75: estimate(0.6), 0.9: estimate(0.8)})
+    beaten = " ".join(describe_task(better).notes)
+    assert "sparser codes (80.0\xa0% at 90\xa0%) are above the densest codes (75\xa0% sparsity, 60.0\xa0%)" in beaten
+    of_seeds = " ".join(describe_task(replace(better, seed_counts={0.75: 5, 0.9: 1})).notes)
+    assert (
+        "(80.0\xa0% at 90\xa0%, one seed) are above the densest codes (75\xa0% sparsity, 60.0\xa0%, mean of 5"
+        in of_seeds
+    )
 
 
 def test_describe_compactness_names_rivals_with_their_ratio():

@@ -237,6 +237,24 @@ def test_codes_with_many_active_latents_are_told_with_a_caution(tmp_path: Path, 
     assert "and of the mean R² from few dimensions, cover factors and seeds, not groups." in finding.text
 
 
+@pytest.mark.parametrize(("low", "high", "said"), [(-0.106, 0.016, True), (0.01, 0.1, False)])
+def test_codes_are_compared_with_the_dictionary_before_training(low: float, high: float, said: bool):
+    accuracy = "task_balanced_accuracy"
+    shared: dict[str, Any] = {"target": "emotion", "groups": 12}
+    change = against(accuracy, low, high, "start", **shared)
+    rows = rows_of(
+        row(accuracy, DENSE, 0.5, low=0.4, high=0.6, null_high=0.2, **shared),
+        codes(accuracy, 0.476, low=0.4, high=0.6, null_high=0.2, **shared),
+        row(accuracy, "logmel", 0.6, low=0.5, high=0.7, **shared),
+        row(accuracy, "start", 0.52, low=0.4, high=0.6, **shared),
+        change,
+    )
+    (finding,) = task_findings(rows)
+    sentence = "The SAE before training reaches 52.0\xa0% (codes minus it: −4.5 points (−10.6 to +1.6)"
+    assert (sentence in finding.text) is said
+    assert ("no sign that training the dictionary helped" in finding.text) is said
+
+
 def test_codes_are_told_as_the_mean_over_seeds():
     accuracy = "task_balanced_accuracy"
     rows = rows_of(

@@ -276,9 +276,10 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
     codes = f"the densest codes ({sparsity(densest)} sparsity"
     base = f"{codes}, {percent(claim.codes[densest].value)})"
     if (better := claim.better_sparsity) is not None:
+        above = f"{percent(claim.codes[better].value)} at {sparsity(better)}{_of_seeds(claim, better)}"
         yield (
-            f"The sparsity limit cannot be determined: sparser codes ({percent(claim.codes[better].value)} at "
-            f"{sparsity(better)}) exceed {base}, so a loss against these means little."
+            f"The sparsity limit cannot be determined: sparser codes ({above}) are above {codes}, "
+            f"{percent(claim.codes[densest].value)}{_of_seeds(claim, densest)}), so a loss against these means little."
         )
         return
     if not limit.measured:
@@ -300,6 +301,14 @@ def _limit_notes(claim: TaskClaim) -> Iterator[str]:
         if limit.bounded and limit.high > densest:
             text += f"; the limit lies between {sparsity(limit.low)} and {sparsity(limit.high)}: undecided"
     yield f"{capitalised(seed + text)}."
+
+
+def _of_seeds(claim: TaskClaim, level: float) -> str:
+    """Return the number of seeds behind the codes of a sparsity, after a comma; empty where none has several."""
+    if max(claim.seed_counts.values(), default=1) < 2:
+        return ""
+    seeds = claim.seed_counts.get(level, 1)
+    return f", mean of {seeds} seeds" if seeds > 1 else ", one seed"
 
 
 def _baseline_notes(claim: TaskClaim) -> Iterator[str]:

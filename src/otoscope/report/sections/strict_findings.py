@@ -11,7 +11,7 @@ from otoscope.formatting import backed, comma_list, decimal, ends, known, percen
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
-from otoscope.protocols.comparison import TOLD_BY_GROUPS, UNMEASURED, Advantage, Comparison, Estimate
+from otoscope.protocols.comparison import TOLD_BY_GROUPS, UNMEASURED, Advantage, Comparison, Estimate, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
 from otoscope.report.estimates import (
@@ -169,6 +169,7 @@ def _task_finding(comparison: Comparison, results: StrictResults) -> Finding:
         verb = "reaches" if len(best.representations) == 1 else "reach"
         said += f" The {best.noun}, {best.label}, {verb} {text_of(best.estimate.value)}."
         said += f" {describe_advantage(comparison)}{_untrained(comparison, text_of)}"
+        said += _before_training(comparison, text_of)
     return Finding(f"The {readable_name(target)} ({kind})", said)
 
 
@@ -254,6 +255,21 @@ def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
         return ""
     value = text_of(comparison.others["untrained"].value)
     return f" An untrained encoder reaches {value}: there is no sign that training the encoder helped in this layer."
+
+
+def _before_training(comparison: Comparison, text_of: Callable[[float], str]) -> str:
+    """Return the score of the dictionary before training, unless the trained one is better or that is the baseline."""
+    found, change = comparison.others.get("start"), comparison.against("start")
+    best = comparison.best_baseline
+    if found is None or not change.bounded or comparison.relation_to("start") is Relation.HIGHER:
+        return ""
+    if best is not None and "start" in best.representations:
+        return " There is no sign that training the dictionary helped."
+    difference = decimal_with_interval(change) if comparison.metric == "task_r2" else points(change)
+    return (
+        f" The SAE before training reaches {text_of(found.value)} (codes minus it: {difference}): there is no sign "
+        "that training the dictionary helped."
+    )
 
 
 AGREEMENT = ("mean_max_cosine", "matched_correlation", "reappearing_share")
