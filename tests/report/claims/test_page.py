@@ -147,10 +147,12 @@ def test_the_chart_of_the_task_counts_the_seeds_behind_its_points(seeds: dict[fl
     figure = task_figure({SOURCES[-1]: Claims(found, None, None)})
     assert figure is not None
     assert said in figure.caption
-    shade = figure.panels[0].spec["layer"][-1]["encoding"]["fillOpacity"]["scale"]
-    hollow = [mean for mean, opacity in zip(shade["domain"], shade["range"], strict=True) if opacity == 0]
-    assert hollow == (["1 seed"] if 1 in seeds.values() else [])
-    assert shade["domain"] == sorted({f"{n} seed{'s' if n > 1 else ''}" for n in seeds.values()})
+    full, hollow = figure.panels[0].spec["layer"][-2:]
+    assert (full["mark"]["filled"], hollow["mark"]["filled"]) == (True, False)
+    assert hollow["transform"][0]["filter"] == "(datum.mean === '1 seed')"
+    assert full["encoding"]["color"] == hollow["encoding"]["color"]  # one legend of sources
+    assert "legend" not in full["encoding"]["color"]
+    assert set(figure.table["mean"]) == {f"{n} seed{'s' if n > 1 else ''}" for n in seeds.values()}
 
 
 def test_write_claims_states_every_difference_and_both_nulls(tmp_path: Path) -> None:

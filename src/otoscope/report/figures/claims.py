@@ -22,7 +22,7 @@ SOURCES: tuple[str, ...] = ("published", "the study's method, here", "held-out g
 """Sources of numbers, in the order of the charts."""
 
 ONE_SEED = "1 seed"
-"""Entry of the legend for codes of a single seed, which are drawn hollow."""
+"""Codes of a single seed, which are drawn hollow."""
 
 UNITS = {"difference": "points", "low": "points", "high": "points", "codes": "percent", "dense": "percent"}
 """Units of the columns of the task's table."""
@@ -49,17 +49,12 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
     tips = [alt.Tooltip("source:N"), alt.Tooltip("sparsity:Q", format=".4~%"), alt.Tooltip("mean:N")]
     tips += [alt.Tooltip(f"{name}:Q", format=".1f") for name in ("difference", "codes", "dense")]
     no_loss = alt.Chart(pl.DataFrame({"difference": [0.0]})).mark_rule(color=NULL.light, strokeDash=[4, 3])
-    means = data["mean"].unique().sort().to_list()
-    shade = alt.Scale(domain=means, range=[0 if mean == ONE_SEED else 1 for mean in means])
-    legend = alt.Legend(title=None, symbolFillColor=NULL.light, symbolStrokeColor=NULL.light)
-    fills = alt.Scale(domain=list(colours), range=[colour.light for colour in colours.values()])
-    points = base.mark_point(size=70, opacity=1).encode(
-        y=y,
-        tooltip=tips,
-        fill=alt.Fill("source:N", scale=fills, legend=None),
-        fillOpacity=alt.FillOpacity("mean:N", scale=shade, legend=legend),
-    )
-    chart = layered(no_loss.encode(y="difference:Q"), *intervals(data, base, ""), points)
+    single = alt.datum.mean == ONE_SEED
+    points = [
+        base.mark_point(filled=filled, size=70, opacity=1).transform_filter(shown).encode(y=y, tooltip=tips)
+        for filled, shown in ((True, ~single), (False, single))
+    ]
+    chart = layered(no_loss.encode(y="difference:Q"), *intervals(data, base, ""), *points)
     return Figure(
         name="claim-1",
         title="Task accuracy of codes compared with their layer",
