@@ -161,10 +161,10 @@ def score_interval(gained: float, lost: float, size: float) -> tuple[float, floa
     """
 
     def above(difference: float, quantile: float) -> float:
-        b = 2 - gained + lost
-        c = -lost * difference * (1 - difference)
-        b = b * difference - gained - lost
-        likely = (math.sqrt(max(b**2 - 8 * c, 0.0)) - b) / 4
+        # the most likely share q that only the other answer has right solves 2 q^2 + linear q + constant = 0
+        linear = (2 - gained + lost) * difference - gained - lost
+        constant = -lost * difference * (1 - difference)
+        likely = (math.sqrt(max(linear**2 - 8 * constant, 0.0)) - linear) / 4
         variance = (2 * likely + difference * (1 - difference)) / size
         away = gained - lost - difference
         statistic = away / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, away) if away else 0.0
