@@ -262,10 +262,11 @@ def test_codes_are_told_as_the_mean_over_seeds():
         codes(accuracy, 0.6, target="digit", low=0.5, high=0.7),
         codes(accuracy, 0.8, target="digit", low=0.7, high=0.9, seed=1),
         row(accuracy, "untrained", 0.9, target="digit"),
+        against(accuracy, -0.3, -0.1, "untrained", target="digit", groups=8),
     )
     (finding,) = task_findings(rows)
     assert "70.0\xa0% from the codes (48.0\xa0% to 92.0\xa0%; mean of 2 seeds, ranging" in finding.text
-    assert "An untrained encoder reaches 90.0" in finding.text
+    assert "An untrained encoder reaches 90.0\xa0% (codes minus it: −20.0 points (−30.0 to −10.0)): " in finding.text
 
 
 def test_a_task_at_chance_has_no_sparsity_limit():

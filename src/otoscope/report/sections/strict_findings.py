@@ -253,8 +253,16 @@ def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
     """Return a remark where an untrained encoder reaches more than the trained layer."""
     if not comparison.untrained_is_better:
         return ""
-    value = text_of(comparison.others["untrained"].value)
+    value = f"{text_of(comparison.others['untrained'].value)}{_codes_minus(comparison, 'untrained')}"
     return f" An untrained encoder reaches {value}: there is no sign that training the encoder helped in this layer."
+
+
+def _codes_minus(comparison: Comparison, representation: str) -> str:
+    """Return the difference of the codes to a representation in brackets after a blank; empty without an interval."""
+    change = comparison.against(representation)
+    if not change.bounded:
+        return ""
+    return f" (codes minus it: {decimal_with_interval(change) if comparison.metric == 'task_r2' else points(change)})"
 
 
 def _before_training(comparison: Comparison, text_of: Callable[[float], str]) -> str:
@@ -265,9 +273,8 @@ def _before_training(comparison: Comparison, text_of: Callable[[float], str]) ->
         return ""
     if best is not None and "start" in best.representations:
         return " There is no sign that training the dictionary helped."
-    difference = decimal_with_interval(change) if comparison.metric == "task_r2" else points(change)
     return (
-        f" The SAE before training reaches {text_of(found.value)} (codes minus it: {difference}): there is no sign "
+        f" The SAE before training reaches {text_of(found.value)}{_codes_minus(comparison, 'start')}: there is no sign "
         "that training the dictionary helped."
     )
 
