@@ -79,7 +79,8 @@ def test_fit_outlier_dimension_warning_and_scaling():
     scaled = config.model_copy(update={"scaling": "dimensions"})
     error, dead, silent = unexplained(scaled, outlier=True)
     assert nothing == silent == []
-    line, dead_latents = warned
+    line, dead_latents, unchanged = warned
+    assert unchanged.startswith("initial atoms, hardly changed")
     assert line.startswith("dimension 24 carries 99 % of the variance")
     assert "never active" in dead_latents or "dead" in dead_latents
     assert 'scaling: "dimensions"' in line

@@ -196,7 +196,7 @@ def member_bytes(width: int, latents: int, resolved: ResolvedConfig) -> int:
     """
     dense = 4 * VALIDATION_BATCH * latents
     active = (BEYOND_K if resolved.config.sufficient_share else 1) * max_active(resolved.sparsifier, latents)
-    entries = 6 * active + latents  # also as matrices in half precision
+    entries = 6 * min(active, latents) + latents  # also as matrices in half precision
     batch = resolved.plan.shuffle.batch * (2 if resolved.config.temporal else 1)
     mixtures = latents * (resolved.archetypes + width) if resolved.archetypes else 0
     weights = WEIGHT_COPIES * (weights_bytes(width, latents) + FLOAT_BYTES * mixtures)
@@ -217,7 +217,8 @@ def require_fits(required: int, available: int, *, fixed: int, width: int, laten
     `fixed` of the required bytes do not grow with the latents.
     """
     if required > available:
-        fitting = int(latents * max(available - fixed, 0) / (required - fixed))
+        # a little less, because active latents need not become fewer in proportion
+        fitting = int(0.99 * latents * max(available - fixed, 0) / (required - fixed))
         advice = f"reduce to about {fitting} latents" if fitting else "no number of latents fits"
         raise TrainingError(
             f"{name}: training {latents} latents x {width} dimensions needs {in_gib(required)}, {in_gib(available)} "
