@@ -92,6 +92,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="+", choices=[*OWN, *PEERS], default=[*OWN, *PEERS])
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true", help="ignore cached results")
     options = parser.parse_args()
     if set(options.methods) & set(PEERS):
@@ -101,7 +102,8 @@ def main() -> None:
     for kind, width, multiple in product(options.kinds, options.widths, options.multiples):
         k = max(round(multiple * active_features(width)), 1)
         for method in options.methods:
-            rows = [measure(Cell(kind, width, k, method, seed), options.fresh) for seed in range(options.seeds)]
+            seeds = range(options.first_seed, options.first_seed + options.seeds)
+            rows = [measure(Cell(kind, width, k, method, seed), options.fresh) for seed in seeds]
             cells += rows
             print(describe(rows), flush=True)
     print("\n".join(["", *verdicts(cells), ""]))
