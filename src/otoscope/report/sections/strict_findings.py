@@ -11,7 +11,7 @@ from otoscope.formatting import backed, comma_list, decimal, ends, known, percen
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
-from otoscope.protocols.comparison import TOLD_BY_GROUPS, UNMEASURED, Advantage, Comparison, Estimate, Relation
+from otoscope.protocols.comparison import TOLD_BY_GROUPS, Advantage, Comparison, Estimate, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
 from otoscope.report.estimates import (
@@ -242,11 +242,18 @@ def describe_advantage(comparison: Comparison) -> str:
     if advantage is None or advantage is Advantage.TOO_FEW_GROUPS:
         return f"Advantage of the codes: {too_few(comparison.codes.groups)}."
     best = comparison.best_baseline
-    change = comparison.against(best.representations[0]) if best is not None else UNMEASURED
-    if best is None or not change.bounded:
+    difference = _difference(comparison, best.representations[0]) if best is not None else ""
+    if best is None or not difference:
         return ADVANTAGES[advantage]
-    difference = decimal_with_interval(change) if comparison.metric == "task_r2" else points(change)
     return f"{ADVANTAGES[advantage]} Codes minus {representation_label(best.representations[0])}: {difference}."
+
+
+def _difference(comparison: Comparison, representation: str) -> str:
+    """Return the difference of the codes to a representation with its interval; empty without one."""
+    change = comparison.against(representation)
+    if not change.bounded:
+        return ""
+    return decimal_with_interval(change) if comparison.metric == "task_r2" else points(change)
 
 
 def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
@@ -259,10 +266,8 @@ def _untrained(comparison: Comparison, text_of: Callable[[float], str]) -> str:
 
 def _codes_minus(comparison: Comparison, representation: str) -> str:
     """Return the difference of the codes to a representation in brackets after a blank; empty without an interval."""
-    change = comparison.against(representation)
-    if not change.bounded:
-        return ""
-    return f" (codes minus it: {decimal_with_interval(change) if comparison.metric == 'task_r2' else points(change)})"
+    difference = _difference(comparison, representation)
+    return f" (codes minus it: {difference})" if difference else ""
 
 
 def _before_training(comparison: Comparison, text_of: Callable[[float], str]) -> str:
