@@ -7,7 +7,13 @@ import polars as pl
 import pytest
 
 from otoscope.metrics.record import Record
-from otoscope.protocols.claim_sources import formant_agreement, published_claims, reproduced_claims, strict_claims
+from otoscope.protocols.claim_sources import (
+    formant_agreement,
+    published_claims,
+    reproduced_claims,
+    strict_claims,
+    study_preset_claims,
+)
 from otoscope.protocols.claims import Claims, OtherTargets, Reason
 from otoscope.protocols.comparison import Verdict
 from tests.support.claim_studies import difference, small_study, strict_study, strictly, table
@@ -56,6 +62,23 @@ def test_strict_claims_average_seeds_of_one_sae_per_sparsity() -> None:
     assert found.compactness.lower_from == [64]
     assert found.ordering is not None
     assert [lead.estimate.null_high for lead in found.ordering.leads] == [0.3]
+
+
+def test_study_preset_claims_are_those_of_its_dictionaries_beside_another_preset() -> None:
+    ours = [replace(r, preset="default") if r.sae_id else r for r in strict_study()]
+    theirs = [
+        replace(r, preset="mariotte2025", sae_id=f"study-{r.sae_id}", value=0.6)
+        for r in strict_study()
+        if r.metric == "task_balanced_accuracy" and r.representation == "sae" and r.sparsity != 0.75
+    ]
+    found = study_preset_claims(table([*ours, *theirs]))
+    assert found.task is not None
+    assert {s: n.value for s, n in found.task.codes.items()} == {0.95: 0.6, 0.99: 0.6}
+    assert found.task.change.value == pytest.approx(-0.2)
+    assert (found.compactness, found.ordering) == (None, None)
+    assert study_preset_claims(table(ours)) == Claims(None, None, None)
+    alone = [replace(r, preset="mariotte2025") if r.sae_id else r for r in strict_study()]
+    assert study_preset_claims(table(alone)) == Claims(None, None, None)
 
 
 def test_reproduced_claims_leave_out_other_presets() -> None:

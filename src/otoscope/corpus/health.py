@@ -202,20 +202,30 @@ def health_summary(suspects: pl.DataFrame, clips: pl.DataFrame, *, lengths: bool
     With `lengths`, almost all files of one length are named too.
     """
     listed = suspects.drop_nulls("clip_id")
-    properties = dict(suspects.filter(pl.col("clip_id").is_null()).select("finding", "detail").iter_rows())
     lines: list[str] = []
     for finding, rule in FINDINGS.items():
         ids = listed.filter(pl.col("finding") == finding)["clip_id"].to_list()
         if ids:
             lines.append(f"suspect: {count(len(ids), 'clip')} with {rule} ({first_few(ids, 3)})")
-    for finding, of_clips in properties.items():
-        lines.append(f"property of the corpus: {of_clips} with {FINDINGS[finding]}; not listed")
+    properties = corpus_properties(suspects, clips, lengths=lengths)
+    return [*lines, *(f"property of the corpus: {text}" for text in properties)]
+
+
+def corpus_properties(suspects: pl.DataFrame, clips: pl.DataFrame, *, lengths: bool = True) -> list[str]:
+    """Return findings on so many clips that these are not listed; with `lengths`, also almost all files of one length.
+
+    >>> found = pl.DataFrame([(None, "cut", "30 of 40 clips")], schema=SUSPECT_COLUMNS, orient="row")
+    >>> corpus_properties(found, pl.DataFrame({"clip_id": ["a"], "path": ["a"]}))
+    ['30 of 40 clips with no fade at the end: the last 10 ms are as loud as the whole clip, within 6 dB']
+    """
+    properties = suspects.filter(pl.col("clip_id").is_null()).select("finding", "detail").iter_rows()
+    lines = [f"{of_clips} with {FINDINGS[finding]}" for finding, of_clips in properties]
     whole = clips.filter(pl.col("clip_id") == pl.col("path"))
     if lengths and whole.height >= MIN_CLIPS:
         duration_s, same = whole["duration_s"].value_counts(sort=True).row(0)
         if same >= SAME_LENGTH_SHARE * whole.height:
             files = f"{same:,} of {count(whole.height, 'file')}"
-            lines.append(f"property of the corpus: {files} last exactly {duration_s:.4g} s, as if cut or padded")
+            lines.append(f"{files} last exactly {duration_s:.4g} s, as if cut or padded")
     return lines
 
 

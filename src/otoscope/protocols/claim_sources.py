@@ -126,7 +126,17 @@ def strict_claims(results: ResultsTable) -> Claims:
     return Claims(_strict_task(strict), _strict_compactness(strict), _strict_ordering(strict))
 
 
-def _strict_task(strict: StrictResults) -> TaskClaim | None:
+def study_preset_claims(results: ResultsTable) -> Claims:
+    """Return the first claim by the study's preset on held-out groups; none unless another preset decides it."""
+    strict = StrictResults.of(results.rows)
+    main = strict.main or {}
+    return Claims(
+        None if main.get("preset") in (None, MARIOTTE2025) else _strict_task(strict, MARIOTTE2025), None, None
+    )
+
+
+def _strict_task(strict: StrictResults, preset: str | None = None) -> TaskClaim | None:
+    """Return the first claim, by dictionaries of one preset or of the preset with most sparsities."""
     tasks = strict.where(metric=("task_balanced_accuracy", "task_r2"), split="test").measured
     questions = tasks.where(representation=CODES).rows.sort(pl.col("metric") == "task_r2", maintain_order=True)
     if questions.is_empty():
@@ -134,6 +144,10 @@ def _strict_task(strict: StrictResults) -> TaskClaim | None:
     target, metric = questions.select("target", "metric").row(0)
     question = tasks.where(target=target, metric=metric)
     all_codes = question.where(representation=CODES).rows
+    if preset is not None:
+        all_codes = all_codes.filter(pl.col("preset") == preset)
+    if all_codes.is_empty():
+        return None
     codes = _one_per_sparsity(all_codes)
     dense = question.where(representation=DENSE, layer=codes["layer"][0]).first()
     if dense is None:

@@ -12,6 +12,7 @@ import polars as pl
 from otoscope.activations.store import ActivationStore
 from otoscope.artifacts import read_json_as, read_table
 from otoscope.config.yaml_text import parse_yaml
+from otoscope.corpus.health import corpus_properties
 from otoscope.errors import ConfigError, DamagedArtifact
 from otoscope.explain import TopClips, read_top_clips
 from otoscope.formatting import NBSP, comma_list
@@ -97,6 +98,18 @@ class RunData:
     def single_clip_groups(self) -> bool:
         """True if every group has one clip, so that clips are compared between groups only."""
         return self.clips is not None and self.clips.height > 0 and self.clips["group"].is_unique().all()
+
+    @property
+    def properties(self) -> list[str]:
+        """Findings on so many clips that they are a property of the corpus."""
+        if self.suspects is None or self.clips is None:
+            return []
+        return corpus_properties(self.suspects, self.clips, lengths=self.recorded)
+
+    @property
+    def recorded(self) -> bool:
+        """True if clips have the lengths of their recordings, which a synthesised corpus sets."""
+        return (self.config.get("corpus") or {}).get("kind") != "synth"
 
     def category(self, factor: str) -> str:
         """Return a factor's category; "other" for a factor that the card does not list."""

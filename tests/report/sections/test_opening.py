@@ -5,6 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from otoscope.artifacts import write_table
+from otoscope.corpus.health import SUSPECT_COLUMNS
 from otoscope.report.evidence import Evidence
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.opening import opening
@@ -41,6 +43,16 @@ def test_few_groups_are_told_where_they_decide_at_all(tmp_path: Path, groups: in
     assert lead.answer == "codes keep the task – undecided; pitch early, formants late – holds"
     assert "arXiv 2509.24793" in lead.study
     assert opening(run, Evidence(60, groups)).study == ""
+
+
+def test_opening_cautions_about_properties_of_the_corpus(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, gallery=False)
+    assert "Caution" not in opening(read_run(folder), None).question
+    found = pl.DataFrame([(None, "cut", "30 of 40 clips")], schema=SUSPECT_COLUMNS, orient="row")
+    write_table(folder / "suspects.parquet", found)
+    said = "Caution: 30 of 40 clips with no fade at the end: the last 10 ms are as loud as the whole clip, within 6 dB."
+    assert said in opening(read_run(folder), None).question
+    assert said in opening(read_run(folder), None, [("Codes keep the task", "undecided")]).question
 
 
 def test_a_run_without_dictionaries_or_labels_opens_all_the_same(tmp_path: Path) -> None:

@@ -44,6 +44,19 @@ def test_compactness_names_the_baselines_that_take_fewer_dimensions():
     assert "They take fewer, beyond the interval, than k-means." in finding.text
 
 
+def test_factor_findings_count_the_factors_that_mostly_tell_groups_apart():
+    shares = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.5)]
+    nulls = {"f0": (0.9, 0.8), "f1": (0.9, 0.1), "f2": (0.6, 0.55)}
+    factors = [
+        row("factor_r2", DENSE, value, target=name, null_mean=null, null_high=null + 0.05)
+        for name, (value, null) in nulls.items()
+    ]
+    (finding,) = factor_findings(rows_of(*shares, *factors))
+    assert "1 of those predicted from the layer mostly tell groups apart: permuted within groups, R²" in finding.text
+    (finding,) = factor_findings(rows_of(*shares, factors[1]))
+    assert "groups apart" not in finding.text
+
+
 def test_factor_findings_name_the_baselines_that_predict_more():
     records = [row("predicted_share", DENSE, 0.5), codes("predicted_share", 0.5)]
     records += [row("mean_factor_r2", DENSE, 0.5), codes("mean_factor_r2", 0.5), against("mean_factor_r2", -0.1, 0.1)]

@@ -10,7 +10,7 @@ from otoscope.artifacts import atomic
 from otoscope.formatting import comma_list, count, decimal, known, percent, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.metrics.results import ResultsTable
-from otoscope.protocols.claim_sources import published_claims, reproduced_claims, strict_claims
+from otoscope.protocols.claim_sources import published_claims, reproduced_claims, strict_claims, study_preset_claims
 from otoscope.protocols.claims import FEW, HIGH_SPARSITY, REQUIRED_RIVALS, RIVALS, Claims
 from otoscope.protocols.comparison import MARGIN, Estimate
 from otoscope.protocols.mariotte2025 import NAME as COMPAT
@@ -26,7 +26,7 @@ from otoscope.report.estimates import (
     points,
 )
 from otoscope.report.evidence import caution, evidence_of_run
-from otoscope.report.figures.claims import SOURCES, dimensions_figure, layers_figure, task_figure
+from otoscope.report.figures.claims import SOURCES, STUDY_PRESET, dimensions_figure, layers_figure, task_figure
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.printing import write_figures
 from otoscope.report.layout import PageSection, render_page
@@ -107,6 +107,8 @@ def examine(results: pl.DataFrame, cards: Mapping[str, Mapping[str, Any]] | None
     table = ResultsTable(results)
     strict = strict_claims(table)
     examined = dict(zip(SOURCES, (published_claims(), reproduced_claims(table), strict), strict=True))
+    if (by_preset := study_preset_claims(table)).task:
+        examined[STUDY_PRESET] = by_preset
     task, compactness, ordering = describe_verdicts(strict, asked=STRICT in set(results["protocol"]))
     main = StrictResults.of(results).main
     if strict.compactness and main and (text := caution_of_codes(main, cards or {})):
@@ -195,7 +197,8 @@ def _of_task(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
 
 
 def _of_dimensions(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
-    for source, claims in sources.items():
+    for source in SOURCES:
+        claims = sources[source]
         claim = claims.compactness
         if claim is None:
             yield source, _absent(source, claims)
@@ -230,7 +233,8 @@ def _null(estimate: Estimate, text_of: Callable[[float], str]) -> str:
 
 
 def _of_layers(sources: Mapping[str, Claims]) -> Iterator[tuple[str, str]]:
-    for source, claims in sources.items():
+    for source in SOURCES:
+        claims = sources[source]
         claim = claims.ordering
         if claim is None:
             yield source, _absent(source, claims)

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from otoscope.artifacts import read_table
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import CODES
 from otoscope.metrics.results import ResultsTable
@@ -18,7 +19,7 @@ from otoscope.report.evidence import describe_training
 from otoscope.report.run_data import RunData
 from otoscope.runs.training import unlearned
 
-CATEGORY = "formants"
+PITCH, FORMANTS = "pitch", "formants"
 MEASURED = "eGeMAPSv02"
 
 USES = {"train": "training", "valid": "validation", "test": "test"}
@@ -34,6 +35,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Encoder": comma_list(name for name in table.unique("encoder") if name),
         "Corpus": _corpus(run.corpus, run.clips),
         "Held-out groups": _held_out(strict),
+        "Pitch": _pitch(run, strict.targets("factor_r2")),
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
@@ -72,10 +74,19 @@ def _held_out(strict: StrictResults) -> str:
     return f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
 
 
+def _pitch(run: RunData, factors: Sequence[str]) -> str:
+    """Return which factors are of pitch, because level and variation of F0 count alike; empty without any."""
+    members = [name for name in factors if run.category(name) == PITCH]
+    if not members:
+        return ""
+    names = comma_list(readable_name(name) for name in members)
+    return f"{count(len(members), 'factor')}, of the level of F0 or of its variation: {names}"
+
+
 def describe_formants(run: RunData, factors: Sequence[str]) -> str:
     """Return which factors are formants, by source, and how reliable measured ones are; empty without formants."""
     source_of = {f["name"]: str(f.get("source") or "unknown") for f in run.factors.get("factors", [])}
-    members = [name for name in factors if run.category(name) == CATEGORY]
+    members = [name for name in factors if run.category(name) == FORMANTS]
     if not members:
         return ""
     sources = [source_of.get(name, "unknown") for name in members]

@@ -21,13 +21,16 @@ POINTS = "datum.value == 0 ? '0' : format(datum.value, '+.2~f')"
 SOURCES: tuple[str, ...] = ("published", "the study's method, here", "held-out groups, here")
 """Sources of numbers, in the order of the charts."""
 
+STUDY_PRESET = "study's preset, held-out"
+"""Further source of the first claim, if dictionaries of another preset decide it."""
+
 ONE_SEED = "1 seed"
 """Codes of a single seed, which are drawn hollow."""
 
 UNITS = {"difference": "points", "low": "points", "high": "points", "codes": "percent", "dense": "percent"}
 """Units of the columns of the task's table."""
 
-COLOURS: dict[str, Colour] = dict(zip(SOURCES, (NULL, SAE_POOLED, SAE), strict=True))
+COLOURS: dict[str, Colour] = dict(zip((*SOURCES, STUDY_PRESET), (NULL, SAE_POOLED, SAE, OTHER), strict=True))
 CATEGORY_COLOURS = dict(zip(EARLY_LATE, (DENSE, SAE, OTHER), strict=True))
 
 
@@ -42,9 +45,9 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
     data = pl.DataFrame(rows).sort("source", "sparsity")
     x = alt.X("sparsity:O").title("sparsity").axis(format=".4~%", labelAngle=0).scale(paddingInner=0.7)
     y = alt.Y("difference:Q").title("codes minus layer, points").axis(labelExpr=POINTS)
-    colours = {name: COLOURS[name] for name in SOURCES if name in set(data["source"])}
+    colours = {name: colour for name, colour in COLOURS.items() if name in set(data["source"])}
     base = alt.Chart(data).encode(
-        x=x, color=fixed_colour("source:N", colours), xOffset=alt.XOffset("source:N").sort(list(SOURCES))
+        x=x, color=fixed_colour("source:N", colours), xOffset=alt.XOffset("source:N").sort(list(COLOURS))
     )
     tips = [alt.Tooltip("source:N"), alt.Tooltip("sparsity:Q", format=".4~%"), alt.Tooltip("mean:N")]
     tips += [alt.Tooltip(f"{name}:Q", format=".1f") for name in ("difference", "codes", "dense")]

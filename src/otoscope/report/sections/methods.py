@@ -388,8 +388,7 @@ def set_aside(run: RunData) -> SetAside:
         return SetAside("This run folder holds no table of clips set aside.")
     suspects: list[str] = []
     if run.suspects is not None and run.clips is not None:
-        lengths = (run.config.get("corpus") or {}).get("kind") != "synth"
-        suspects = [f"{capitalised(line)}." for line in health_summary(run.suspects, run.clips, lengths=lengths)]
+        suspects = [f"{capitalised(line)}." for line in health_summary(run.suspects, run.clips, lengths=run.recorded)]
     if run.set_aside.is_empty():
         return SetAside("No clip was set aside: every file could be decoded.", suspects=suspects)
     clips = run.clips.height if run.clips is not None else 0

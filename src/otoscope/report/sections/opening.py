@@ -58,6 +58,8 @@ def _asked(run: RunData, rests_on: Evidence | None, *, claims: bool) -> str:
         scored = f" Scores are computed on {rests_on.description} that were not used for any fit or choice."
         if note := cross_fit_note(run, readers_of_run(run)):
             scored = f" {note}."
+    if run.properties:
+        scored += f" Caution: {comma_list(run.properties)}."
     if claims:
         return f"Here the claims are examined for {model} on {_sound(run)}.{scored}"
     targets = [f"the {label}" for label in run.labels]

@@ -26,6 +26,7 @@ from otoscope.report.sections.strict_factors import (
     describe_compactness,
     describe_counts,
     describe_readers_of_factors,
+    describe_told_by_groups,
     less_compact,
     more_compact,
     unlearned_as_compact,
@@ -184,7 +185,7 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         mean_r2 = results.comparison("mean_factor_r2")
         yield (
             f"{counts[0]} of {dense['n']} factors are predicted from the layer by LASSO, {counts[1]} from the "
-            f"codes{more}."
+            f"codes{more}.{describe_told_by_groups(results)}"
             f"{_mean_r2(mean_r2.change, results) if mean_r2 is not None else ''}"
         )
     comparison = results.comparison("effective_latents")

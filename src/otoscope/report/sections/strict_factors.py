@@ -4,11 +4,13 @@ import math
 from statistics import fmean
 from typing import NamedTuple
 
+import polars as pl
+
 from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Relation
+from otoscope.protocols.comparison import MARGIN, TOLD_BY_GROUPS, Comparison, Estimate, Relation
 from otoscope.protocols.strict.results import FEW, FewDimensions, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import (
     decimal_with_interval,
@@ -62,6 +64,7 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     said = (
         f"{_share(dense)} factors {verb} from the dense layer by LASSO, {_share(codes)} from the codes"
         f"{describe_counts(counts) if counts is not None else ''}. Permuted factors: none in 95{NBSP}% of cases."
+        f"{describe_told_by_groups(results)}"
     )
     common = results.comparison("mean_factor_r2")
     if common is not None:
@@ -76,6 +79,17 @@ def factor_findings(results: StrictResults) -> list[Finding]:
             f"{describe_readers_of_factors(results)}.{_better_baselines(results)}"
         )
     return [Finding("Factors", said)]
+
+
+def describe_told_by_groups(results: StrictResults) -> str:
+    """Return how many factors of the layer mostly distinguish groups, as a sentence after a blank; empty for none."""
+    rows = results.where(metric="factor_r2", layer=results.layer, representation=DENSE, split="test").measured.rows
+    null_mean = pl.col("null_mean").fill_nan(None)
+    mostly = rows.filter((null_mean > TOLD_BY_GROUPS) & (pl.col("value") > pl.col("null_high")))
+    if mostly.is_empty():
+        return ""
+    of_layer = f"{mostly['target'].n_unique()} of those predicted from the layer"
+    return f" {of_layer} mostly tell groups apart: permuted within groups, R² stays above {decimal(TOLD_BY_GROUPS, 1)}."
 
 
 def describe_counts(counts: Comparison) -> str:
