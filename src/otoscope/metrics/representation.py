@@ -74,7 +74,7 @@ _ALL = (
         name="pca",
         kind="fitted",
         label="principal components",
-        description="scores on the principal components",
+        description="scores on the principal components: a rotation of the layer, which readers rescale",
         colour=Colour("#6f4b99", "#c2a2ec"),
     ),
     Representation(

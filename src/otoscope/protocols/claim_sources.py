@@ -36,12 +36,6 @@ from otoscope.protocols.strict.results import StrictResults
 EARLY_LATE = ("pitch", "formants", "mfcc")
 """Categories of the third claim: the first early, the others late."""
 
-FORMANTS = tuple((f"f{n}_hz", f"F{n}frequency_sma3nz_amean") for n in (1, 2, 3))
-"""Columns of the factor table: a formant's true frequency on a clip, and openSMILE's mean of it (eGeMAPSv02)."""
-
-RELIABLE_CORRELATION = 0.7
-"""Correlation with the truth below which half of a measurement's variance is something else."""
-
 
 def published_claims() -> Claims:
     """Return the published numbers, means over the layers that the study opened."""
@@ -236,20 +230,3 @@ def _strict_ordering(strict: StrictResults) -> OrderingClaim | None:
     if not strict.leads:
         return None
     return OrderingClaim(leads=strict.leads, curves=strict.where(metric="category_r2", target=EARLY_LATE).rows)
-
-
-def formant_agreement(factors: pl.DataFrame) -> dict[str, float]:
-    """Return the correlation over clips of each measured formant with the true one, where both are known.
-
-    >>> hz = {"f2_hz": [900.0, 1200.0, 1500.0], "F2frequency_sma3nz_amean": [950.0, 1180.0, 1600.0]}
-    >>> {name: round(r, 2) for name, r in formant_agreement(pl.DataFrame(hz)).items()}
-    {'F2': 0.99}
-    """
-    agreement: dict[str, float] = {}
-    for true, measured in FORMANTS:
-        if {true, measured} <= set(factors.columns):
-            both = factors.select(true, measured).fill_nan(None).drop_nulls()
-            r: float | None = both.select(pl.corr(true, measured)).item() if both.height > 2 else None
-            if r is not None and math.isfinite(r):
-                agreement[true.removesuffix("_hz").upper()] = r
-    return agreement

@@ -4,6 +4,7 @@
 from held-out groups (the strict protocol). Only held-out groups decide a claim.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -21,7 +22,7 @@ from otoscope.protocols.comparison import (
     Relation,
     Verdict,
 )
-from otoscope.protocols.strict.results import LayerLead, better_than_densest
+from otoscope.protocols.strict.results import LAYER_MARGIN, LayerLead, better_than_densest
 from otoscope.resampling.intervals import MIN_GROUPS
 
 HIGH_SPARSITY = 0.95
@@ -58,6 +59,7 @@ class Reason(Enum):
     EARLIER = "earlier than by chance"
     LATER = "later than by chance"
     RESTS_ON_INPUT = "not beyond chance without the input layer"
+    LEAD_EXCLUDED = "an interval excludes a lead of half a layer"
     LEAD_UNCLEAR = "an interval includes less than half a layer, or chance reaches as far"
 
 
@@ -273,12 +275,28 @@ class OrderingClaim:
         """Leads the other way beyond half a layer and beyond chance, also without layer 0."""
         return [lead for lead in self.leads if lead.beyond(-1.0) and lead.stands(-1.0)]
 
+    @property
+    def excluded_leads(self) -> list[LayerLead]:
+        """Leads whose whole interval is below half a layer."""
+        return [lead for lead in self.leads if lead.estimate.high < LAYER_MARGIN]
+
+    def lead_beyond_null(self, lead: LayerLead) -> Estimate:
+        """Return a lead computed from the R² beyond the mean of its null, which keeps differences between groups."""
+        if self.curves is None:
+            return UNMEASURED
+        beyond = (pl.col("value") - pl.col("null_mean").fill_nan(0).fill_null(0)).clip(0)
+        curves = self.curves.select("target", "layer", beyond)
+        centres = curves.group_by("target").agg((pl.col("layer") * pl.col("value")).sum() / pl.col("value").sum())
+        centre_of = dict(centres.iter_rows())
+        return Estimate(centre_of.get(lead.second, math.nan) - centre_of.get(lead.first, math.nan))
+
     def decide(self) -> Judgement | None:
         """Decide whether pitch is predicted from earlier layers than formants and MFCC; None if not measured.
 
         A lead counts when its whole interval is beyond half a layer and it exceeds chance over all leads together
         (Holm), by the same rule in both directions. The claim holds when every lead counts; it fails when one counts
-        the other way. Where layer 0, the input of the first block, is among the layers, such leads must also exceed
+        the other way. An interval below half a layer excludes the lead that the claim requires, but not one the other
+        way: undecided. Where layer 0, the input of the first block, is among the layers, such leads must also exceed
         chance over the outputs of blocks alone. Fewer than `MIN_GROUPS` groups decide nothing.
         """
         if not self.leads:
@@ -293,7 +311,7 @@ class OrderingClaim:
             if self.reversed_leads:
                 return Judgement(Verdict.FAILS, Reason.LATER)
             return Judgement(Verdict.UNDECIDED, Reason.RESTS_ON_INPUT)
-        return Judgement(Verdict.UNDECIDED, Reason.LEAD_UNCLEAR)
+        return Judgement(Verdict.UNDECIDED, Reason.LEAD_EXCLUDED if self.excluded_leads else Reason.LEAD_UNCLEAR)
 
 
 class Claims(NamedTuple):

@@ -124,12 +124,13 @@ class Advantage(Enum):
 class Baseline:
     """Best baseline: the representations that reach its value, the estimate, and the sparsity of the codes compared.
 
-    The sparsity is None if a representation has none, such as log-mel statistics.
+    The sparsity is None if a representation has none, such as log-mel statistics. `among` counts the baselines.
     """
 
     representations: tuple[str, ...]
     estimate: Estimate
     sparsity: float | None = None
+    among: int = 1
 
     @property
     def label(self) -> str:
@@ -138,7 +139,9 @@ class Baseline:
 
     @property
     def noun(self) -> str:
-        """Noun for the representations: several baselines may reach the value."""
+        """Noun for the representations, with the number of baselines: the best of many may owe its value to luck."""
+        if self.among > len(self.representations):
+            return f"best of {self.among} baselines"
         return "best baseline" if len(self.representations) == 1 else "best baselines"
 
 
@@ -257,7 +260,8 @@ def best_baseline(rows: pl.DataFrame) -> Baseline | None:
     names, estimate = tuple(map(str, tied["representation"].unique(maintain_order=True))), Estimate.from_row(best)
     if len(names) > 1:  # their intervals differ, so none stands for all
         estimate = replace(estimate, low=math.nan, high=math.nan)
-    return Baseline(names, estimate, best["sparsity"] if tied["sparsity"].n_unique() == 1 else None)
+    at = best["sparsity"] if tied["sparsity"].n_unique() == 1 else None
+    return Baseline(names, estimate, at, among=others["representation"].n_unique())
 
 
 def page_order() -> pl.Expr:
@@ -285,10 +289,11 @@ def mean_over_seeds(rows: pl.DataFrame) -> Row:
 
     With values $v_s$ of $S$ seeds, their standard deviation $\sigma$ and the intervals $[l_s, h_s]$ over groups, the
     mean $\bar v$ reaches down to $\bar v - \sqrt{\overline{(v - l)}^2 + (1.96 \sigma / \sqrt S)^2}$ and up likewise, at
-    most to 1 for a fraction. Rows without a value are left out, unless none has one.
+    most to 1 for a fraction. Dimensions, which are compared by ratios, are averaged as logarithms. Rows without a value
+    are left out, unless none has one.
 
-    >>> two = {"value": [0.6, 0.8], "low": [0.5, 0.7], "high": [0.7, 0.9], "null_mean": [0.1, 0.1],
-    ...        "null_high": [0.2, 0.2], "unit": ["fraction"] * 2}
+    >>> two = {"metric": ["task_r2"] * 2, "value": [0.6, 0.8], "low": [0.5, 0.7], "high": [0.7, 0.9],
+    ...        "null_mean": [0.1, 0.1], "null_high": [0.2, 0.2], "unit": ["fraction"] * 2}
     >>> row = mean_over_seeds(pl.DataFrame(two))
     >>> round(row["value"], 3), round(row["low"], 3), round(row["high"], 3)
     (0.7, 0.48, 0.92)
@@ -297,13 +302,19 @@ def mean_over_seeds(rows: pl.DataFrame) -> Row:
     row = (measured if measured.height else rows).row(0, named=True)
     if measured.height < 2:
         return row
-    value, low, high = (measured[name].cast(pl.Float64).to_list() for name in ("value", "low", "high"))
+    logarithmic = METRICS[row["metric"]].logarithmic
+    ends_of = measured.select(pl.col("value", "low", "high").cast(pl.Float64))
+    if logarithmic:
+        ends_of = ends_of.select(pl.all().log())
+    value, low, high = (column.to_list() for column in ends_of)
     mean = sum(value) / len(value)
     spread = NORMAL * math.sqrt(sum((v - mean) ** 2 for v in value) / (len(value) - 1) / len(value))
     down = _mean([v - end for v, end in zip(value, low, strict=True)])
     up = _mean([end - v for v, end in zip(value, high, strict=True)])
     most = 1.0 if row["unit"] == "fraction" else math.inf
     ends = {"low": mean - math.hypot(down, spread), "high": min(mean + math.hypot(up, spread), most)}
+    if logarithmic:
+        mean, ends = math.exp(mean), {name: math.exp(end) for name, end in ends.items()}
     nulls = {name: _mean(measured[name].cast(pl.Float64).to_list()) for name in ("null_mean", "null_high")}
     return {**row, "value": mean, **ends, **nulls}
 

@@ -153,6 +153,9 @@ def describe_dimensions_read(dense: Mapping[str, Any], codes: Mapping[str, Any])
     return f" The probe reads {of_codes} of the codes and {of_layer} of the layer, chosen on validation groups."
 
 
+RANDOM_DIRECTIONS = "random_topk"
+"""Representation by fixed random directions, as many as latents: what its width alone costs."""
+
 DENSE_SHARE = 1 / 4
 """Active latents per dimension of the layer from which codes need a caution."""
 
@@ -178,8 +181,9 @@ def dense_codes_caution(k: int, width: int) -> str:
     """
     if k < DENSE_SHARE * width:
         return ""
+    dense = ": such codes are not sparse for this layer" if k >= width else ""
     return (
-        f"Caution: k={k} is {percent(k / width, 0)} of the {width} dimensions of the layer. At this sparsity, "
+        f"Caution: k={k} is {percent(k / width, 0)} of the {width} dimensions of the layer{dense}. At this sparsity, "
         "principal axes reconstruct as well as true features, so explained variance does not tell them apart."
     )
 

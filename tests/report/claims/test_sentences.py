@@ -256,9 +256,36 @@ def test_describe_ordering_gives_leads_with_and_without_layer_0():
 
 def test_describe_ordering_states_the_null_means_by_layer():
     curves = {"target": ["pitch"] * 2 + ["mfcc"] * 2, "layer": [1, 0, 0, 1], "null_mean": [0.037, 0.061, 0.0, 0.0]}
-    notes = describe_ordering(replace(ORDER, curves=pl.DataFrame(curves))).notes
-    said = "permuted targets keep; null means by layer: pitch 0.06 and 0.04; mfcc 0.00 and 0.00."
+    table = pl.DataFrame({**curves, "value": [0.037, 0.561, 0.1, 0.3]})
+    leads = [replace(lead, second="mfcc") for lead in ORDER.leads]
+    notes = describe_ordering(replace(ORDER, leads=leads, curves=table)).notes
+    said = (
+        "permuted targets keep; null means by layer: pitch 0.06 and 0.04; mfcc 0.00 and 0.00. With these subtracted, "
+        "the centre of pitch lies 0.75 layers before that of mfcc."
+    )
     assert any(note.endswith(said) for note in notes)
+
+
+@pytest.mark.parametrize(("high", "excluded"), [(0.4, True), (0.6, False)])
+def test_describe_ordering_says_where_the_claimed_lead_is_excluded(high: float, excluded: bool):
+    claim = OrderingClaim(leads=[LayerLead("pitch", "formants", estimate(-0.2, -0.7, high, 0.3), p=0.2)])
+    text = describe_ordering(claim)
+    assert (text.outcome == "no such lead; the reverse is undecided") is excluded
+    assert ("The interval excludes a lead of half a layer over formants" in text.sentence) is excluded
+    judgement = claim.decide()
+    assert judgement is not None
+    assert judgement.verdict is Verdict.UNDECIDED
+
+
+def test_describe_task_adds_the_mean_over_seeds_where_a_single_seed_decides():
+    codes = {0.9: estimate(0.75), 0.95: estimate(0.79)}
+    changes = {0.9: estimate(-0.05, -0.19, 0.07), 0.95: estimate(-0.01, -0.06, 0.04)}
+    claim = TaskClaim(estimate(0.8, 0.7, 0.9, 0.2), codes, "digit", changes, seed_counts={0.9: 5, 0.95: 1})
+    text = describe_task(claim)
+    assert text.sentence.endswith(" At 90\xa0% sparsity, the mean of 5 seeds: −5.0 points (−19.0 to +7.0).")
+    assert any("only a gain of 3.0 points or more could have excluded" in note for note in text.notes)
+    several = describe_task(replace(claim, seed_counts={0.9: 5, 0.95: 5}))
+    assert "the mean of" not in several.sentence
 
 
 def test_describe_verdicts_of_missing_claims_say_what_they_need():

@@ -81,7 +81,8 @@ CLAIMS = (
         f"every other category, by more than {LAYER_MARGIN:g} layers over the whole interval and with p of at most "
         f"{LEVEL:g} over all leads together (Holm). Does not hold if it is after one of them by the same rule. Where "
         "layer 0, the input of the first block, is among the layers, both also require a lead beyond chance without "
-        f"it. Otherwise, and with fewer than {MIN_GROUPS} test groups, undecided.",
+        f"it. Otherwise, and with fewer than {MIN_GROUPS} test groups, undecided: an interval that ends below "
+        f"{LAYER_MARGIN:g} layers excludes such a lead, and the verdict says so.",
     ),
 )
 """Claims of Mariotte et al. 2025 (arXiv 2509.24793), each with the rule that its `decide` applies."""
@@ -173,8 +174,12 @@ def render(
 
 
 def answers(examined: Examined) -> tuple[tuple[str, str], ...]:
-    """Return each claim's name and outcome."""
-    return tuple((claim.title, verdict.outcome) for claim, verdict in zip(CLAIMS, examined.verdicts, strict=True))
+    """Return each claim's name, with the sparsity of the codes that decide it, and its outcome."""
+    held = examined.sources.get(SOURCES[-1])
+    task, compactness = (held.task, held.compactness) if held else (None, None)
+    levels = (task.sparsity if task else None, compactness.sparsity if compactness else None, None)
+    titles = [f"{c.title} at {sparsity(at)} sparsity" if at else c.title for c, at in zip(CLAIMS, levels, strict=True)]
+    return tuple((title, verdict.outcome) for title, verdict in zip(titles, examined.verdicts, strict=True))
 
 
 def _figures(examined: Examined) -> tuple[Figure | None, Figure | None, Figure | None]:

@@ -1,26 +1,21 @@
 """Provenance of the claims: encoder, corpus, groups, formants, layers, SAEs, seeds, nulls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from otoscope.artifacts import read_table
-from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import CODES
 from otoscope.metrics.results import ResultsTable
-from otoscope.protocols.claim_sources import RELIABLE_CORRELATION, formant_agreement
 from otoscope.protocols.mariotte2025 import NAME as MARIOTTE2025
 from otoscope.protocols.strict import NAME as STRICT
 from otoscope.protocols.strict.results import StrictResults
+from otoscope.report.claim_factors import describe_formants, describe_pitch
 from otoscope.report.estimates import DENSE_SHARE, layer_width
 from otoscope.report.evidence import describe_training
 from otoscope.report.run_data import RunData
 from otoscope.runs.training import unlearned
-
-PITCH, FORMANTS = "pitch", "formants"
-MEASURED = "eGeMAPSv02"
 
 USES = {"train": "training", "valid": "validation", "test": "test"}
 """Use of each split."""
@@ -35,7 +30,7 @@ def setting(run: RunData) -> list[tuple[str, str]]:
         "Encoder": comma_list(name for name in table.unique("encoder") if name),
         "Corpus": _corpus(run.corpus, run.clips),
         "Held-out groups": _held_out(strict),
-        "Pitch": _pitch(run, strict.targets("factor_r2")),
+        "Pitch": describe_pitch(run, strict.targets("factor_r2")),
         "Formants": describe_formants(run, strict.targets("factor_r2")),
         "Layers": f"{layers} (0: the input of the first block; i: the output of block i)",
         "Compared in full": _compared(strict, run),
@@ -72,44 +67,6 @@ def _held_out(strict: StrictResults) -> str:
         return ""
     clips, groups = tasks.select("n", "groups").row(0)
     return f"test numbers of the task rest on {count(clips, 'clip')} of {count(groups, 'independent group')}"
-
-
-def _pitch(run: RunData, factors: Sequence[str]) -> str:
-    """Return which factors are of pitch, because level and variation of F0 count alike; empty without any."""
-    members = [name for name in factors if run.category(name) == PITCH]
-    if not members:
-        return ""
-    names = comma_list(readable_name(name) for name in members)
-    return f"{count(len(members), 'factor')}, of the level of F0 or of its variation: {names}"
-
-
-def describe_formants(run: RunData, factors: Sequence[str]) -> str:
-    """Return which factors are formants, by source, and how reliable measured ones are; empty without formants."""
-    source_of = {f["name"]: str(f.get("source") or "unknown") for f in run.factors.get("factors", [])}
-    members = [name for name in factors if run.category(name) == FORMANTS]
-    if not members:
-        return ""
-    sources = [source_of.get(name, "unknown") for name in members]
-    true = comma_list(name for name, source in zip(members, sources, strict=True) if source == "truth")
-    kinds = {"truth": f"known to the synthesiser: {true}", "unknown": "of unrecorded source"}
-    each = [f"{sources.count(source)} {kinds.get(source, f'of {source}')}" for source in dict.fromkeys(sources)]
-    text = f"{count(len(members), 'factor')} ({comma_list(each)})"
-    if MEASURED not in sources:
-        return text
-    path = run.folder / "factors.parquet"
-    agreement = formant_agreement(read_table(path)) if path.is_file() else {}
-    if not agreement:
-        return (
-            f"{text}; where true resonances are known (on the synthesiser's clips) openSMILE's frequencies barely "
-            "correlate with them, so the verdict is about these descriptors"
-        )
-    each = [f"{decimal(r, 2)} ({name})" for name, r in agreement.items()]
-    text += (
-        f"; over all clips of this run, openSMILE's mean frequencies correlate with the true ones at {comma_list(each)}"
-    )
-    if max(agreement.values()) < RELIABLE_CORRELATION:
-        text += ": these are no reliable formants here, and the verdict is mostly about them"
-    return text
 
 
 def _compared(strict: StrictResults, run: RunData) -> str:

@@ -185,7 +185,7 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         mean_r2 = results.comparison("mean_factor_r2")
         yield (
             f"{counts[0]} of {dense['n']} factors are predicted from the layer by LASSO, {counts[1]} from the "
-            f"codes{more}.{describe_told_by_groups(results)}"
+            f"codes{more}. Counts have no interval and do not rank.{describe_told_by_groups(results)}"
             f"{_mean_r2(mean_r2.change, results) if mean_r2 is not None else ''}"
         )
     comparison = results.comparison("effective_latents")
@@ -196,11 +196,11 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
 def _mean_r2(change: Estimate, results: StrictResults) -> str:
     """Return the paired difference of the mean R² as a sentence after a blank, because counts have no interval."""
     if not change.bounded or change.too_few_groups:
-        return " Counts have no interval and do not rank."
+        return ""
     decision = describe_readers_of_factors(results)
     covered = predicted_by_either(len(results.sae_ids))
     return (
-        f" Counts have no interval. Over the factors {covered}, the mean R² of the codes minus that of the layer is "
+        f" Over the factors {covered}, the mean R² of the codes minus that of the layer is "
         f"{decimal_with_interval(change, 2)} by ridge regression{decision}."
     )
 

@@ -10,9 +10,10 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
-from otoscope.protocols.comparison import MARGIN, TOLD_BY_GROUPS, Comparison, Estimate, Relation
+from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Relation
 from otoscope.protocols.strict.results import FEW, FewDimensions, StrictResults, compare_few_dimensions
 from otoscope.report.estimates import (
+    RANDOM_DIRECTIONS,
     decimal_with_interval,
     describe_lower_from,
     dimensions,
@@ -63,7 +64,8 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     counts = results.comparison("predicted_share")
     said = (
         f"{_share(dense)} factors {verb} from the dense layer by LASSO, {_share(codes)} from the codes"
-        f"{describe_counts(counts) if counts is not None else ''}. Permuted factors: none in 95{NBSP}% of cases."
+        f"{describe_counts(counts) if counts is not None else ''}. Counts have no interval and "
+        f"do not rank. Permuted factors: none in 95{NBSP}% of cases."
         f"{describe_told_by_groups(results)}"
     )
     common = results.comparison("mean_factor_r2")
@@ -76,7 +78,8 @@ def factor_findings(results: StrictResults) -> list[Finding]:
         said += (
             f" {covered}, the mean R² of ridge regression (below 0 counts as 0) is {decimal(common.dense.value, 2)} "
             f"from the dense layer and {decimal(common.codes.value, 2)} from the codes{difference}"
-            f"{describe_readers_of_factors(results)}.{_better_baselines(results)}"
+            f"{describe_readers_of_factors(results)}.{_either_rule(results)}{_mean_of_baselines(common)}"
+            f"{_better_baselines(results)}"
         )
     return [Finding("Factors", said)]
 
@@ -85,26 +88,47 @@ def describe_told_by_groups(results: StrictResults) -> str:
     """Return how many factors of the layer mostly distinguish groups, as a sentence after a blank; empty for none."""
     rows = results.where(metric="factor_r2", layer=results.layer, representation=DENSE, split="test").measured.rows
     null_mean = pl.col("null_mean").fill_nan(None)
-    mostly = rows.filter((null_mean > TOLD_BY_GROUPS) & (pl.col("value") > pl.col("null_high")))
+    mostly = rows.filter((null_mean > pl.col("value") / 2) & (pl.col("value") > pl.col("null_high")))
     if mostly.is_empty():
         return ""
-    of_layer = f"{mostly['target'].n_unique()} of those predicted from the layer"
-    return f" {of_layer} mostly tell groups apart: permuted within groups, R² stays above {decimal(TOLD_BY_GROUPS, 1)}."
+    number = mostly["target"].n_unique()
+    verb = "tells" if number == 1 else "tell"
+    return (
+        f" {number} of those predicted from the layer mostly {verb} groups apart: clips permuted within groups keep "
+        "more than half of the R²."
+    )
 
 
 def describe_counts(counts: Comparison) -> str:
-    """Return the range over seeds of the predicted factors, and the count of the best baseline."""
+    """Return the range over seeds of the predicted factors, in brackets after a blank; empty for one seed."""
 
     def text_of(share: float) -> str:
         return str(round(share * counts.codes.n))
 
-    seeds = f" ({text})" if (text := seed_range(counts.seeds, text_of)) else ""
-    best = counts.best_baseline
-    if best is None:
-        return seeds
-    most = f", {text_of(best.estimate.value)} from {best.label}, the {best.noun}"
-    more = ": the codes do not predict more" if counts.codes.value <= best.estimate.value else ""
-    return f"{seeds}{most}{more}"
+    return f" ({text})" if (text := seed_range(counts.seeds, text_of)) else ""
+
+
+def _either_rule(results: StrictResults) -> str:
+    """State that the rule of the covered factors asks more of several seeds than of the layer."""
+    if len(results.sae_ids) < 2:
+        return ""
+    return " The layer adds factors by one fit, the codes only by all seeds, which favours the layer."
+
+
+def _mean_of_baselines(comparison: Comparison) -> str:
+    """Return the means of the best baseline and of the dictionary before training, each with the codes minus it."""
+    best, start = comparison.best_baseline, comparison.others.get("start")
+    of = (
+        {best.representations[0]: f"The {best.noun}, {best.label}, reaches {decimal(best.estimate.value, 2)}"}
+        if best
+        else {}
+    )
+    if start is not None and start.measured and "start" not in of:
+        of["start"] = f"SAE before training reaches {decimal(start.value, 2)}"
+    each = [
+        f" {text} (codes minus it {decimal_with_interval(comparison.against(name), 2)})." for name, text in of.items()
+    ]
+    return "".join(each)
 
 
 class FactorReaders(NamedTuple):
@@ -217,6 +241,12 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
         said += f" They take fewer, beyond the interval, than {comma_list(map(representation_label, fewer))}."
     if equal := unlearned_as_compact(comparison):
         said += f" They do not take fewer, beyond the interval, than {comma_list(equal)}."
+    random = comparison.against(RANDOM_DIRECTIONS)
+    if comparison.relation is Relation.HIGHER and random.measured and random.low <= 1:
+        said += (
+            f" As many random directions as latents take no fewer (ratio {decimal_with_interval(random, 2)}): the "
+            "increase over the layer is that of the width, with or without training."
+        )
     if equal or compact.keys() & set(LEARNED_LESS):
         said += " Compactness alone does not show learning."
     return [Finding("Compactness", said)]

@@ -14,6 +14,7 @@ from otoscope.metrics.stability import SHARE
 from otoscope.protocols.comparison import TOLD_BY_GROUPS, Advantage, Comparison, Estimate, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
+from otoscope.report.claim_factors import describe_formants, describe_pitch
 from otoscope.report.estimates import (
     capitalised,
     caution_of_codes,
@@ -63,6 +64,7 @@ def strict_findings(run: RunData) -> StrictSummary | None:
         *few_dimension_findings(results),
         *seed_findings(results),
         *layer_findings(results),
+        *_categories(results, run),
         *limit_findings(results),
     ]
     present = set(results.unique("representation"))
@@ -119,7 +121,7 @@ def setting_findings(results: StrictResults, run: RunData) -> list[Finding]:
     and_seeds = ""
     if (seeds := len(results.sae_ids)) > 1:
         and_seeds = " and seeds"
-        text += f" Numbers of codes are means over {seeds} seeds."
+        text += f" Numbers of codes are means over {seeds} seeds; baselines have one seed each."
     text += (
         f" Intervals of tasks and of the mean R² of linear maps cover groups{and_seeds}; those of dimensions, and of "
         f"the mean R² from few dimensions, cover factors{and_seeds}, not groups."
@@ -245,7 +247,8 @@ def describe_advantage(comparison: Comparison) -> str:
     difference = _difference(comparison, best.representations[0]) if best is not None else ""
     if best is None or not difference:
         return ADVANTAGES[advantage]
-    return f"{ADVANTAGES[advantage]} Codes minus {representation_label(best.representations[0])}: {difference}."
+    chosen = ", not corrected for the choice of the best" if best.among > 1 else ""
+    return f"{ADVANTAGES[advantage]} Codes minus {representation_label(best.representations[0])}: {difference}{chosen}."
 
 
 def _difference(comparison: Comparison, representation: str) -> str:
@@ -276,12 +279,13 @@ def _before_training(comparison: Comparison, text_of: Callable[[float], str]) ->
     best = comparison.best_baseline
     if found is None or not change.bounded or comparison.relation_to("start") is Relation.HIGHER:
         return ""
+    helped = "there is no sign that training the dictionary helped"
+    if comparison.relation_to("start") is Relation.LOWER:
+        helped = "training the dictionary lost part of it, beyond the interval"
     if best is not None and "start" in best.representations:
-        return " There is no sign that training the dictionary helped."
-    return (
-        f" The SAE before training reaches {text_of(found.value)}{_codes_minus(comparison, 'start')}: there is no sign "
-        "that training the dictionary helped."
-    )
+        return f" {capitalised(helped)}."
+    reached = f"{text_of(found.value)}{_codes_minus(comparison, 'start')}"
+    return f" The SAE before training reaches {reached}: {helped}."
 
 
 AGREEMENT = ("mean_max_cosine", "matched_correlation", "reappearing_share")
@@ -356,6 +360,14 @@ def layer_findings(results: StrictResults) -> list[Finding]:
     if not said:
         return []
     return [Finding("Pitch early, formants and phonemes late", f"{capitalised('; '.join(said))}.")]
+
+
+def _categories(results: StrictResults, run: RunData) -> list[Finding]:
+    """Return the factors of pitch and of formants that the order over the layers counts; none without an order."""
+    factors = results.targets("factor_r2")
+    members = {"Pitch": describe_pitch(run, factors), "Formants": describe_formants(run, factors)}
+    each = [f"{name}: {text}." for name, text in members.items() if text]
+    return [Finding("Factors of this order", " ".join(each))] if results.leads and each else []
 
 
 UNITS = {"explained variance": "explained variance", "factors": "R²", "task": "accuracy (or R²)"}
