@@ -69,6 +69,7 @@ _ALL = (
         kind="built",
         label="SAE before training",
         description="codes of the same SAE at its start: random atoms, or principal axes where rows are few",
+        colour=Colour("#2f3742", "#dfe5ee"),
     ),
     Representation(
         name="pca",

@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from otoscope import formatting
-from otoscope.formatting import comma_list, count, percent
+from otoscope.formatting import comma_list, count, percent, sparsity
 from otoscope.metrics.representation import CODES, DENSE
 from otoscope.protocols.comparison import Estimate
-from otoscope.protocols.strict.results import LayerLead
+from otoscope.protocols.strict.results import LayerLead, StrictResults
 from otoscope.resampling.intervals import MIN_GROUPS
 
 
@@ -21,6 +21,20 @@ def decimal_with_interval(estimate: Estimate, digits: int = 3) -> str:
     """Return a number with its interval."""
     text_of = partial(formatting.decimal, digits=digits)
     return f"{text_of(estimate.value)}{interval(estimate, text_of)}"
+
+
+def with_interval_and_null(estimate: Estimate, text_of: Callable[[float], str]) -> str:
+    r"""Return a number with its interval and the upper end of its null, as far as there are any.
+
+    >>> with_interval_and_null(Estimate(0.5, 0.4, 0.6, null_high=0.1), percent)
+    '50.0\xa0% (40.0\xa0% to 60.0\xa0%; permuted up to 10.0\xa0%)'
+    """
+    notes = [text.strip(" ()")] if (text := interval(estimate, text_of)) else []
+    if estimate.untestable:
+        notes.append("too few clips or groups to permute")
+    elif formatting.known(estimate.null_high):
+        notes.append(f"permuted up to {text_of(estimate.null_high)}")
+    return f"{text_of(estimate.value)} ({'; '.join(notes)})" if notes else text_of(estimate.value)
 
 
 def interval(estimate: Estimate, text_of: Callable[[float], str]) -> str:
@@ -39,6 +53,24 @@ def spans_levels(limit: Estimate, levels: Collection[float]) -> bool:
     """
     covered = sum(limit.low <= level <= limit.high for level in levels)
     return len(levels) > 2 and limit.low <= min(levels) and covered >= len(levels) - 1
+
+
+def undetermined_limits(results: StrictResults) -> list[str]:
+    """Return the reason why each sparsity limit of the results is undetermined; empty where it is determined."""
+    reasons: list[str] = []
+    for limit in results.limits:
+        reason = ""
+        if limit.quantity == "task" and any(one.at_chance for one in results.task_comparisons[:1]):
+            reason = "permuted targets give as much"
+        elif (better := limit.better_sparsity) is not None:
+            base, top = percent(limit.levels[min(limit.levels)]), percent(limit.levels[better])
+            reason = f"densest {base}, sparser {top} at {sparsity(better)}"
+        elif not limit.estimate.measured:
+            reason = "a sparser level exceeds the densest"
+        elif spans_levels(limit.estimate, limit.levels):
+            reason = f"the interval covers {interval(limit.estimate, sparsity).strip(' ()')}"
+        reasons.append(reason)
+    return reasons
 
 
 def points(difference: Estimate) -> str:

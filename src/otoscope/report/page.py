@@ -16,6 +16,7 @@ from otoscope.report.claims.sentences import VerdictText
 from otoscope.report.figures.figure import Figure
 from otoscope.report.figures.printing import write_figures
 from otoscope.report.figures.probes import all_figures
+from otoscope.report.figures.strict import LIMITS
 from otoscope.report.layout import PageSection, render_page
 from otoscope.report.run_data import RunData, read_run
 from otoscope.report.sections import findings, gallery, methods
@@ -140,7 +141,7 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
         yield PageSection("plain", title, "plain.html", other)
     for name, (title, empty) in SECTIONS.items():
         elsewhere = name in PROBES and run.results.protocol == strict_protocol.NAME
-        text = probes_missing(run) if elsewhere else empty
+        text = probes_missing(run, name, figures["strict"]) if elsewhere else empty
         yield PageSection(name, title, "text.html", () if figures[name] else (text,), figures[name])
     yield PageSection("gallery", "Gallery of latents", "gallery.html", shown, figures["gallery"])
     yield from _explanations(run, figures)
@@ -149,12 +150,22 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     yield PageSection("provenance", "Provenance", "provenance.html", methods.provenance(run))
 
 
-def probes_missing(run: RunData) -> str:
-    """Return the reason why a run with the strict protocol alone has no probes, and the scores that it has."""
+def probes_missing(run: RunData, section: str, figures: Sequence[Figure]) -> str:
+    """Return the reason why a run with the strict protocol alone has no probes, and the place of the scores it has.
+
+    The scores of layers are in the section by layer; that against sparsity names the strict protocol's chart.
+    """
     reason = "The protocol held_out, which fits these probes, was not run (evaluate.protocols)."
     strict = StrictResults.of(run.results.rows)
     if not strict.tasks:
         return reason
+    if section == "sparsity":
+        target = readable_name(strict.tasks[0][1])
+        limits = [figure for figure in figures if figure.name == LIMITS and target in {p.title for p in figure.panels}]
+        where = [
+            f"The chart “{figure.title}” of the strict protocol has the {target} by sparsity." for figure in limits
+        ]
+        return " ".join([reason, *where])
     targets = comma_list(readable_name(target) for _, target in strict.tasks)
     scored = f"{reason} The section on the strict protocol has the scores of {targets}."
     return f"{scored} {describe_layers(strict)}".strip()

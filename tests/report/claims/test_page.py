@@ -25,7 +25,7 @@ from otoscope.protocols.claims import (
 from otoscope.protocols.comparison import MARGIN, Comparison, Estimate, Verdict
 from otoscope.protocols.strict.results import LAYER_MARGIN, LEVEL, LayerLead
 from otoscope.report.claims.page import CLAIMS, PAGE, examine, write_claims
-from otoscope.report.figures.claims import SOURCES, layers_figure, task_figure
+from otoscope.report.figures.claims import SOURCES, STUDY_PRESET, layers_figure, task_figure
 from otoscope.report.run_data import read_run
 from otoscope.resampling.intervals import MIN_GROUPS
 from tests.support.claim_studies import row, small_study, strict_study, strictly
@@ -153,6 +153,15 @@ def test_the_chart_of_the_task_counts_the_seeds_behind_its_points(seeds: dict[fl
     assert full["encoding"]["color"] == hollow["encoding"]["color"]  # one legend of sources
     assert "legend" not in full["encoding"]["color"]
     assert set(figure.table["mean"]) == {f"{n} seed{'s' if n > 1 else ''}" for n in seeds.values()}
+
+
+def test_the_chart_of_the_task_names_the_pooling_of_the_studys_preset() -> None:
+    claims = Claims(TaskClaim(Estimate(0.8), {0.95: Estimate(0.7)}, "technique"), None, None)
+    pooled_first = "The study's preset encodes one mean per clip, so each clip has k active latents; codes of frames"
+    for sources, said in (({SOURCES[-1]: claims}, False), ({SOURCES[-1]: claims, STUDY_PRESET: claims}, True)):
+        figure = task_figure(sources)
+        assert figure is not None
+        assert (pooled_first in figure.caption) is said
 
 
 def test_write_claims_states_every_difference_and_both_nulls(tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def test_factors_by_sparsity_draws_no_mean_over_factors(protocol: str, said: str
     assert [panel.title for panel in figure.panels] == ["other (1)"]
     assert figure.table["factor"].to_list() == ["f1"]
     assert said in figure.caption
+    assert "compare codes of the same width that predict a factor about equally well" in figure.caption
 
 
 def _probe(layer: int, value: float, split: str, **more: object) -> Record:

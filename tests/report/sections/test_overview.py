@@ -153,6 +153,7 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
     for section in ("layers", "sparsity"):
         assert "The protocol held_out, which fits these probes, was not run" in page.section(section)
     assert "the scores of technique." in page.section("layers")
+    assert "the scores of technique." not in page.section("sparsity")
     assert "Numbers of the strict protocol for the codes of the first seed alone." in page.section("plain")
 
 

@@ -16,7 +16,9 @@ from otoscope.protocols.strict.layers_and_limits import within_layers
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.figures import strict
 from otoscope.report.figures.charts import by_representation, by_size
+from otoscope.report.figures.probes import overview_figure
 from otoscope.report.page import write_report
+from otoscope.report.results import Results
 from otoscope.report.run_data import read_run
 from otoscope.report.sections.strict_factors import compactness_findings, factor_findings
 from otoscope.report.sections.strict_findings import (
@@ -269,6 +271,13 @@ def test_codes_are_told_as_the_mean_over_seeds():
     assert "An untrained encoder reaches 90.0\xa0% (codes minus it: −20.0 points (−30.0 to −10.0)): " in finding.text
 
 
+def _listed_limits(*records: Record) -> dict[str, float | None]:
+    """Return the sparsity limits in the figure's table."""
+    figure = strict.limits(rows_of(*records))
+    assert figure is not None
+    return dict(figure.table.filter(metric="sparsity_limit").select("target", "value").iter_rows())
+
+
 def test_a_task_at_chance_has_no_sparsity_limit():
     accuracy = "task_balanced_accuracy"
     limit = row("sparsity_limit", "sae", 0.9, target="default: task", low=0.75, high=0.95, n=4, split="test")
@@ -278,6 +287,8 @@ def test_a_task_at_chance_has_no_sparsity_limit():
     ]
     (finding,) = limit_findings(rows_of(limit, *records))
     assert "task undetermined (permuted targets give as much)" in finding.text
+    levels = [replace(record, preset="default") for record in records]
+    assert _listed_limits(replace(limit, preset="default"), *levels) == {"default: task": None}
     records[0] = row(accuracy, DENSE, 0.5, target="digit", low=0.4, high=0.6, null_high=0.35)
     (finding,) = limit_findings(rows_of(limit, *records))
     assert "task 90" in finding.text
@@ -288,6 +299,7 @@ def test_a_limit_whose_interval_covers_the_levels_is_undetermined():
     of = {s: {"sparsity": s, "preset": "default", "sae_id": f"x-k{s}-seed0"} for s in (0.75, 0.9, 0.95)}
     levels = [codes("mean_factor_r2", 0.3, **named) for named in of.values()]
     (finding,) = limit_findings(rows_of(limit, *levels))
+    assert _listed_limits(limit, *levels) == {"default: factors": None}
     assert "factors undetermined (the interval covers 75\xa0% to 95\xa0%)" in finding.text
     assert "against the densest codes of the same preset (75\xa0% sparsity), not against the layer" in finding.text
 
@@ -366,13 +378,7 @@ def test_a_limit_that_cannot_be_determined_has_no_number_in_the_table():
     records += [
         codes("explained_variance", v, sparsity=s, preset="default") for s, v in {0.75: 0.9, 0.99: 0.88}.items()
     ]
-    figure = strict.limits(rows_of(*limits, *records))
-    assert figure is not None
-    listed = figure.table.filter(metric="sparsity_limit")
-    assert dict(listed.select("target", "value").iter_rows()) == {
-        "default: explained variance": 0.99,
-        "default: factors": None,
-    }
+    assert _listed_limits(*limits, *records) == {"default: explained variance": 0.99, "default: factors": None}
 
 
 def test_a_limit_against_codes_that_sparser_ones_beat_is_not_told():
@@ -478,6 +484,67 @@ def test_charts_draw_each_representation_once():
 def test_the_caption_names_only_the_recipes_whose_limits_were_measured(recipes: list[str], study: bool, own: bool):
     said = strict.preset_list(recipes)
     assert ("the study's preset" in said, "this run's" in said) == (study, own)
+
+
+@pytest.mark.parametrize(("pooling", "said"), [("pool_then_encode", True), ("encode_then_pool", False)])
+def test_limits_name_the_pooling_in_which_the_studys_preset_differs(pooling: str, said: bool):
+    records = [
+        record
+        for preset, pooled in {"mariotte2025": pooling, "default": "encode_then_pool"}.items()
+        for record in (
+            codes("explained_variance", 0.9, preset=preset, pooling=pooled),
+            replace(codes("sparsity_limit", 0.9, pooling=pooled, target=f"{preset}: task"), sae_id="", preset=preset),
+        )
+    ]
+    figure = strict.limits(rows_of(*records))
+    assert figure is not None
+    pooled_first = "encodes one mean per clip, so each clip has k active latents; this run's encodes frames, and"
+    assert (pooled_first in figure.caption) is said
+
+
+@pytest.mark.parametrize(
+    ("random", "said"),
+    [
+        (0.598, "; without learned atoms, it is no lower than the 0.60 of the codes (SAE with random atoms 0.60). "),
+        (0.5, ""),
+    ],
+)
+def test_structure_names_representations_without_learned_atoms_that_are_as_disentangled(random: float, said: str):
+    values = {DENSE: 0.3, "frozen_decoder": random, "random_codes": 0.9}
+    records = [row("disentanglement", name, value) for name, value in values.items()]
+    records += [row("predicted_share", name, 1.0, target="common") for name in (*values, "start")]
+    records += [codes("disentanglement", 0.6), codes("predicted_share", 1.0, target="common")]
+    figure = strict.structure(rows_of(*records, row("disentanglement", "start", float("nan"))))
+    assert figure is not None
+    assert said in figure.caption
+    assert ("without learned atoms" in figure.caption) is bool(said)
+    assert "wide codes can spread a factor over more effective dimensions, also without learning" in figure.notes[0]
+
+
+def test_panels_name_targets_in_words():
+    f0 = "F0semitoneFrom27.5Hz_sma3nz_amean"
+    records = [row("task_r2", DENSE, 0.5, target=f0), codes("task_r2", 0.4, target=f0, preset="default")]
+    limit = replace(codes("sparsity_limit", 0.9, preset="default", target="default: task"), sae_id="")
+    few = [row("sparse_probe_balanced_accuracy", DENSE, 0.5, target="tempo_hz", dimensions=1)]
+    results = rows_of(*records, limit, *few)
+    figures = [strict.tasks(results), strict.limits(results), strict.few_dimensions(results)]
+    titles = [[panel.title for panel in figure.panels] for figure in figures if figure is not None]
+    assert titles == [["pitch (mean, semitones)"], ["pitch (mean, semitones)"], ["tempo (Hz)"]]
+    first = overview_figure(Results(results.rows), [], None)
+    assert first is not None
+    assert first.title == "The pitch (mean, semitones) from each representation"
+
+
+def test_few_dimensions_draw_the_sae_before_training_and_list_every_task():
+    targets, metric = ("a", "b", "c", "d"), "sparse_probe_balanced_accuracy"
+    records = [row(metric, name, 0.5, target=t, dimensions=1) for t in targets for name in (DENSE, "start")]
+    figure = strict.few_dimensions(rows_of(*records))
+    assert figure is not None
+    assert list(figure.legend) == ["dense layer", "SAE before training"]
+    assert figure.panels[0].spec["layer"][-1]["encoding"]["color"]["scale"]["domain"] == list(figure.legend)
+    assert [panel.title for panel in figure.panels] == ["a", "b", "c"]
+    assert set(figure.table["target"]) == set(targets)
+    assert figure.notes == ["The table also holds d."]
 
 
 def test_positions_of_layers_end_within_the_layers_and_have_no_interval_of_a_point():

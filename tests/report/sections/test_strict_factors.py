@@ -155,3 +155,37 @@ def test_few_dimensions_answer_the_plain_test(found: list[tuple[float, float]], 
     assert "0.90 from log-mel statistics and eGeMAPS descriptors, the best baselines" in finding.text
     (undecided,) = few_dimension_findings(rows_of(*(replace(r, groups=2) for r in records)))
     assert "2 test groups are too few" in undecided.text
+
+
+def test_few_dimensions_state_the_upper_end_of_each_null():
+    of = {"low": 0.1, "high": 0.4, "dimensions": 8}
+    records = [row("sparse_r2", DENSE, 0.2, null_high=0.1, **of), codes("sparse_r2", 0.3, null_high=0.15, **of)]
+    records += [row("sparse_r2", "logmel", 0.35, null_high=0.2, **of)]
+    (finding,) = few_dimension_findings(rows_of(*records))
+    scores = (
+        "8 dimensions: 0.30 (0.10 to 0.40; permuted up to 0.15) from the codes, 0.20 (0.10 to 0.40; permuted up to "
+        "0.10) from the dense layer and 0.35 (0.10 to 0.40; permuted up to 0.20) from log-mel statistics, the best"
+    )
+    assert scores in finding.text
+
+
+@pytest.mark.parametrize("with_factors", [True, False])
+@pytest.mark.parametrize(
+    ("start", "baselines"),
+    [
+        (0.86, "86\xa0% from SAE before training and 93\xa0% from principal components, the best of 2 baselines."),
+        (0.94, "and 94\xa0% from SAE before training, the best of 2 baselines."),
+    ],
+)
+def test_few_dimensions_state_the_accuracy_of_tasks(with_factors: bool, start: float, baselines: str):
+    metric, of = "sparse_probe_balanced_accuracy", {"target": "digit", "dimensions": 8}
+    records = [codes(metric, 0.88, **of, null_high=0.13), codes(metric, 0.9, **of, null_high=0.13, seed=1)]
+    records += [row(metric, DENSE, 0.77, **of, low=0.6, high=0.9), row(metric, "start", start, **of)]
+    records += [row(metric, "pca", 0.93, **of), row(metric, DENSE, 0.99, target="digit", dimensions=64)]
+    records += [row("sparse_r2", DENSE, 0.2, dimensions=8), codes("sparse_r2", 0.3, dimensions=8)] * with_factors
+    (finding,) = few_dimension_findings(rows_of(*records))
+    assert ("Mean R²" in finding.text) is with_factors
+    assert "Balanced accuracy of tasks from the best 8 dimensions (" in finding.text
+    of_both = "digit 89\xa0% (permuted up to 13\xa0%) from the codes, 77\xa0% (60\xa0% to 90\xa0%) from the dense layer"
+    assert of_both in finding.text
+    assert finding.text.endswith(baselines)

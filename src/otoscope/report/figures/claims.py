@@ -13,6 +13,7 @@ from otoscope.protocols.claims import Claims, TaskClaim
 from otoscope.protocols.comparison import Estimate
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import PERCENT, curve, fixed_colour, intervals, layer_axis, layered
+from otoscope.report.figures.strict import POOLED_FIRST
 from otoscope.report.figures.theme import DENSE, NULL, OTHER, SAE, SAE_POOLED, Colour
 
 POINTS = "datum.value == 0 ? '0' : format(datum.value, '+.2~f')"
@@ -66,10 +67,19 @@ def task_figure(sources: Mapping[str, Claims]) -> Figure | None:
             "Published and the study's method: plain accuracy, mean over the layers with dictionaries. Held-out "
             f"groups: balanced accuracy of one layer{_seeds(sources)}, with the interval of the difference on the "
             "same clips, on which the verdict rests. Hollow: a single seed."
+            f"{_study_preset(sources)}"
         ),
         panels=[Panel(chart)],
         table=data.rename({name: f"{name}_{unit}" for name, unit in UNITS.items()}),
     )
+
+
+def _study_preset(sources: Mapping[str, Claims]) -> str:
+    """Return the difference between the study's preset and codes of frames, as a sentence; empty without its codes."""
+    found = sources.get(STUDY_PRESET)
+    if found is None or found.task is None:
+        return ""
+    return f" {POOLED_FIRST}; codes of frames, averaged over a clip, have more."
 
 
 def _seeds(sources: Mapping[str, Claims]) -> str:

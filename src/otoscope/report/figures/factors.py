@@ -54,9 +54,10 @@ def factors_by_sparsity(
     )
     size_caption = (
         "Effective number of dimensions of each factor's regression: the exponential of the entropy of the LASSO's "
-        "absolute weights. 1: it uses a single dimension, however little of the factor that predicts. The number does "
-        "not depend on the width of the code; compare representations that predict a factor about equally well (its R² "
-        f"is in the figure above). It has no interval. {_sized(results)}"
+        "absolute weights. 1: it uses a single dimension, however little of the factor that predicts. The number is "
+        "not divided by the logarithm of the width, as completeness is, and wide codes can spread a factor over more "
+        "dimensions, also without learning: compare codes of the same width that predict a factor about equally well "
+        f"(its R² is in the figure above). It has no interval. {_sized(results)}"
     )
     table = factor_table(results, categories, metric, layer, covariates)
     return Figure(

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, count, known, percent, sparsity
 from otoscope.metrics.representation import REPRESENTATIONS, WITHOUT_MODEL
 from otoscope.protocols.strict.results import StrictResults
@@ -200,7 +201,7 @@ def overview_figure(results: Results, probes: Sequence[Figure], reconstruction: 
         part = rows.compared(metric, target)
         return Figure(
             name="overview",
-            title=f"The {target} from each representation",
+            title=f"The {readable_name(target)} from each representation",
             caption="Orange: the layer. Blue: its codes. Magenta: baselines. Grey: random codes, those of other clips.",
             panels=[Panel(charts.by_representation(part, x_title=axis))],
             table=pl.DataFrame(),

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import polars as pl
 
 from otoscope import formatting
+from otoscope.factors.readable_names import readable_name
 from otoscope.formatting import NBSP, comma_list, decimal, sparsity
 from otoscope.metrics.audit import order_by_truth
 from otoscope.metrics.registry import METRICS, SHARE, STRUCTURE
-from otoscope.metrics.representation import REPRESENTATIONS, representation_label
+from otoscope.metrics.representation import CODES, REPRESENTATIONS, representation_label
 from otoscope.metrics.results import ResultsTable
 from otoscope.protocols.strict.results import StrictResults
+from otoscope.report.estimates import undetermined_limits
 from otoscope.report.figures import charts
 from otoscope.report.figures.figure import Figure, Panel
 from otoscope.report.figures.marks import R2_FLOOR
@@ -21,6 +23,18 @@ CURVES = tuple(r.name for r in REPRESENTATIONS.values() if r.colour is not None)
 
 AXES = {"explained_variance": "share", "mean_factor_r2": "mean R²", "task_r2": "R²"}
 """Axis title of the sparsity limits by metric; other metrics are balanced accuracies."""
+
+LIMITS = "strict-limits"
+"""Name of the figure of sparsity limits."""
+
+MAX_TASKS = 3
+"""Most tasks whose curves by number of dimensions are drawn; the table holds all."""
+
+WITHOUT_LEARNED_ATOMS = ("start", "random_topk", "frozen_decoder", "soft_frozen_decoder")
+"""Representations as wide as the codes whose atoms are (nearly) random, or not trained."""
+
+POOLED_FIRST = "The study's preset encodes one mean per clip, so each clip has k active latents"
+"""Difference of the study's preset beside its own settings."""
 
 MIN_PREDICTED = 0.5
 """Minimum share of the common factors that a representation must predict for its structure to be drawn."""
@@ -48,7 +62,7 @@ def tasks(rows: StrictResults) -> Figure | None:
             table_rows.append(part)
             continue
         title = "R² on test groups" if metric.endswith("r2") else "balanced accuracy on test groups"
-        name = target or "factors of the layer or of every seed"
+        name = readable_name(target) or "factors of the layer or of every seed"
         panels.append(Panel(charts.by_representation(part, x_title=title), name))
         table_rows.append(part)
     if not panels:
@@ -67,7 +81,9 @@ def tasks(rows: StrictResults) -> Figure | None:
             "needs blue to the right of magenta, not only of grey."
             + (at_edge if any(metric == "task_r2" for metric, _ in drawn) else "")
         ),
-        notes=[f"The table also holds {comma_list(t for pair in rows.tasks if pair not in drawn for t in pair[1:])}."]
+        notes=[
+            f"The table also holds {comma_list(readable_name(pair[1]) for pair in rows.tasks if pair not in drawn)}."
+        ]
         if len(rows.tasks) > len(drawn)
         else [],
         panels=panels,
@@ -95,10 +111,11 @@ def structure(rows: StrictResults) -> Figure | None:
     everything = pl.concat([rows.compared(metric) for metric in ordered])
     left_out = [representation_label(name) for name in _measured(rows) if name not in predictive]
     notes = [
-        "Completeness depends on the size of the code; compare codes of different sizes by effective dimensions. The "
-        "null of these measures is the value for codes of other clips. These predict nothing and may therefore look "
-        "most compact, so a null above the value is no evidence against it. Measures are sorted by their correlation "
-        "with the share of recovered features on synthetic dictionaries."
+        "Compare codes of the same size: completeness depends on it, and wide codes can spread a factor over more "
+        "effective dimensions, also without learning. The null of these measures is the value for codes of other "
+        "clips. These predict nothing and may therefore look most compact, so a null above the value is no evidence "
+        "against it. Measures are sorted by their correlation with the share of recovered features on synthetic "
+        "dictionaries."
     ]
     if left_out:
         notes.append(
@@ -112,8 +129,9 @@ def structure(rows: StrictResults) -> Figure | None:
             "Computed over the factors that the dense layer and the codes of every seed predict well. Effective "
             "dimensions: number of units that share a factor (fewer is more compact). Completeness: the same on a "
             "scale from 0 to 1 that depends on the size of the code. Disentanglement: 1 if each unit serves a single "
-            "factor. Explicitness: 1 if a linear model predicts as well as a larger one. Lines: intervals from "
-            "leaving out one factor at a time, widened because factors depend on each other."
+            f"factor{_without_learning(rows, predictive)}. Explicitness: 1 if a linear model predicts as well as a "
+            "larger one. Lines: intervals from leaving out one factor at a time, widened because factors depend on "
+            "each other."
         ),
         panels=panels,
         table=result_rows(everything),
@@ -122,12 +140,31 @@ def structure(rows: StrictResults) -> Figure | None:
     )
 
 
+def _without_learning(rows: StrictResults, predictive: Sequence[str]) -> str:
+    """Return the representations without learned atoms that are as disentangled as the codes, as a clause.
+
+    Values are compared as they are shown.
+    """
+    codes = rows.one("disentanglement", CODES)
+    if codes is None or not formatting.known(codes["value"]):
+        return ""
+    found = {name: rows.one("disentanglement", name) for name in WITHOUT_LEARNED_ATOMS if name in predictive}
+    values = {name: row["value"] for name, row in found.items() if row is not None and formatting.known(row["value"])}
+    reached = [
+        f"{representation_label(name)} {decimal(value, 2)}"
+        for name, value in values.items()
+        if round(value, 2) >= round(codes["value"], 2)
+    ]
+    if not reached:
+        return ""
+    of_codes = decimal(codes["value"], 2)
+    return f"; without learned atoms, it is no lower than the {of_codes} of the codes ({comma_list(reached)})"
+
+
 def few_dimensions(rows: StrictResults) -> Figure | None:
     """Return scores from the best k dimensions of each representation."""
-    questions = [
-        ("sparse_r2", ""),
-        *(("sparse_probe_balanced_accuracy", label) for label in rows.targets("sparse_probe_balanced_accuracy")[:3]),
-    ]
+    labels = rows.targets("sparse_probe_balanced_accuracy")
+    questions = [("sparse_r2", ""), *(("sparse_probe_balanced_accuracy", label) for label in labels)]
     panels: list[Panel] = []
     table_rows: list[pl.DataFrame] = []
     for metric, target in questions:
@@ -135,10 +172,12 @@ def few_dimensions(rows: StrictResults) -> Figure | None:
         drawn_rows = part.filter(pl.col("representation").is_in(CURVES))
         if not drawn_rows["value"].is_not_nan().any():
             continue
-        title = "mean R²" if metric == "sparse_r2" else "balanced accuracy"
-        name = "factors (mean R²)" if metric == "sparse_r2" else target
-        panels.append(Panel(charts.by_size(drawn_rows, y_title=title, sizes=rows.sizes), name))
         table_rows.append(part)
+        if target in labels[MAX_TASKS:]:
+            continue
+        title = "mean R²" if metric == "sparse_r2" else "balanced accuracy"
+        name = "factors (mean R²)" if metric == "sparse_r2" else readable_name(target)
+        panels.append(Panel(charts.by_size(drawn_rows, y_title=title, sizes=rows.sizes), name))
     if not panels:
         return None
     everything = pl.concat(table_rows)
@@ -156,6 +195,8 @@ def few_dimensions(rows: StrictResults) -> Figure | None:
         table=result_rows(everything),
         height=240,
         legend=[REPRESENTATIONS[name].label for name in CURVES if name in set(everything["representation"])],
+        notes=[f"The table also holds {comma_list(map(readable_name, labels[MAX_TASKS:]))}."]
+        * (len(labels) > MAX_TASKS),
     )
 
 
@@ -234,19 +275,21 @@ def limits(results: StrictResults) -> Figure | None:
             y_title = AXES.get(metric, "balanced accuracy")
             names = list(labels.values())
             chart = charts.by_sparsity(part.with_columns(series), y_title=y_title, sparsities=sparsities, names=names)
-            panels.append(Panel(chart, target or quantity))
+            panels.append(Panel(chart, readable_name(target) or quantity))
             used.append(part)
     if not panels:
         return None
     knees = results.where(metric="sparsity_knee", split="test").rows
     return Figure(
-        name="strict-limits",
+        name=LIMITS,
         title="Sparsity limits",
         caption=(
             f"From {sparsity(sparsities[0])} sparsity to {sparsity(sparsities[-1])}: explained variance, factors and "
-            f"the first task on test groups, for {preset_list(presets)}; the first seed of each. The table ends with "
-            "the sparsest level that loses no more than the margin against the densest (a dash where it cannot be "
-            "determined), and with the knee of each curve; an interval that no resampling moves is left out."
+            f"the first task on test groups, for {preset_list(presets)}; the first seed of each."
+            f"{_differently_pooled(codes.rows)} The table ends with "
+            "the sparsest level that loses no more than the margin against the densest (a dash where it is "
+            "undetermined, as said above), and with the knee of each curve; an interval that no resampling moves is "
+            "left out."
         ),
         panels=panels,
         table=result_rows(pl.concat([*used, _determined_limits(results), _without_points(knees)])),
@@ -256,10 +299,19 @@ def limits(results: StrictResults) -> Figure | None:
 
 
 def _determined_limits(results: StrictResults) -> pl.DataFrame:
-    """Return the rows of limits, without a number where a limit cannot be determined."""
+    """Return the rows of limits, without a number where a limit is undetermined."""
     rows = results.where(metric="sparsity_limit", split="test").rows
-    determined = pl.Series([limit.better_sparsity is None for limit in results.limits], dtype=pl.Boolean)
+    determined = pl.Series([not reason for reason in undetermined_limits(results)], dtype=pl.Boolean)
     return rows.with_columns(pl.when(determined).then(pl.col("value", "low", "high")).otherwise(None))
+
+
+def _differently_pooled(codes: pl.DataFrame) -> str:
+    """Return the difference in pooling between the study's preset and all others, as a sentence after a blank."""
+    is_study = pl.col("preset") == "mariotte2025"
+    study, own = (set(codes.filter(of)["pooling"]) for of in (is_study, ~is_study))
+    if (study, own) != ({"pool_then_encode"}, {"encode_then_pool"}):
+        return ""
+    return f" {POOLED_FIRST}; this run's encodes frames, and the mean over a clip has more active latents."
 
 
 def _series(presets: Sequence[str]) -> dict[str, str]:

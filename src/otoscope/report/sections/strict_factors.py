@@ -1,12 +1,14 @@
 """Findings of the strict protocol on factors: how many are predicted, and over how many dimensions each spreads."""
 
 import math
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
 import polars as pl
 
-from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known
+from otoscope.factors.readable_names import readable_name
+from otoscope.formatting import NBSP, comma_list, count, decimal, ends, known, percent
 from otoscope.metrics.registry import METRICS
 from otoscope.metrics.representation import CODES, DENSE, UNINFORMATIVE, representation_label
 from otoscope.metrics.results import Row
@@ -20,6 +22,7 @@ from otoscope.report.estimates import (
     predicted_by_either,
     seed_range,
     too_few,
+    with_interval_and_null,
 )
 from otoscope.report.sections.findings import Finding
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -32,6 +35,8 @@ COMPACTNESS: dict[Relation, str] = {
     Relation.HIGHER: "The codes are less compact than the layer, paired by factor beyond the interval{ratio}.",
     Relation.UNCLEAR: "Undecided: paired by factor, the interval includes no difference{ratio}.",
 }
+
+FEW_ON_TASKS = "sparse_probe_balanced_accuracy"
 
 DIRECTIONS = {Relation.HIGHER: "more", Relation.LOWER: "less"}
 
@@ -295,22 +300,23 @@ def _predict_less(results: StrictResults) -> str:
 
 
 def few_dimension_findings(results: StrictResults) -> list[Finding]:
-    """Return the mean R² from the best dimension and the best eight, and the decision."""
-    compared = results.few_dimensions
+    """Return the mean R² from the best dimension and the best eight with the decision, and the accuracies of tasks."""
+    compared, on_tasks = results.few_dimensions, describe_few_on_tasks(results)
+    text_of = partial(decimal, digits=2)
     said: list[str] = []
     for size in (size for size in (results.sizes[0] if results.sizes else 0, FEW) if size in compared):
         comparison = compared[size]
         dense, codes, best = comparison.dense, comparison.codes, comparison.best_baseline
         parts = [
-            f"{decimal_with_interval(codes, 2)} from the codes",
-            f"{decimal_with_interval(dense, 2)} from the dense layer",
-            *([f"{decimal(best.estimate.value, 2)} from {best.label}, the {best.noun}"] if best else []),
+            f"{with_interval_and_null(codes, text_of)} from the codes",
+            f"{with_interval_and_null(dense, text_of)} from the dense layer",
+            *([f"{with_interval_and_null(best.estimate, text_of)} from {best.label}, the {best.noun}"] if best else []),
         ]
         change = comparison.change
         difference = f" (codes minus layer {decimal_with_interval(change, 2)})" if change.measured else ""
         said.append(f"{count(size, 'dimension')}: {comma_list(parts)}{difference}")
     if not said:
-        return []
+        return [Finding("A few dimensions", on_tasks)] if on_tasks else []
     comparisons = list(compared.values())
     groups = min(min(c.dense.groups, c.codes.groups) for c in comparisons)
     decision = FEW_DIMENSIONS.get(compare_few_dimensions(comparisons), f"Comparison: {too_few(groups)}.")
@@ -318,7 +324,34 @@ def few_dimension_findings(results: StrictResults) -> list[Finding]:
     of_factors = f"Mean R² (below 0 counts as 0) of the factors {predicted_by_either(len(results.sae_ids))}"
     text = f"{of_factors}, from the best {each} (intervals over factors). {decision}"
     text += describe_lower_from(results.lower_from)
-    return [Finding("A few dimensions", text)]
+    return [Finding("A few dimensions", f"{text} {on_tasks}".strip())]
+
+
+def describe_few_on_tasks(results: StrictResults) -> str:
+    """Return the balanced accuracy of each task from few dimensions as a sentence; empty if none was measured."""
+    size = max((size for size in results.sizes if size <= FEW), default=0)
+    text_of = partial(percent, digits=0)
+    said: list[str] = []
+    for target in results.targets(FEW_ON_TASKS):
+        comparison = results.comparison(FEW_ON_TASKS, target, dimensions=size)
+        if comparison is None or not (comparison.codes.measured and comparison.dense.measured):
+            continue
+        parts = [
+            f"{with_interval_and_null(comparison.codes, text_of)} from the codes",
+            f"{with_interval_and_null(comparison.dense, text_of)} from the dense layer",
+        ]
+        start, best = comparison.others.get("start"), comparison.best_baseline
+        if best is not None:
+            if start is not None and start.measured and "start" not in best.representations:
+                parts.append(f"{text_of(start.value)} from {representation_label('start')}")
+            parts.append(f"{text_of(best.estimate.value)} from {best.label}, the {best.noun}")
+        said.append(f"{readable_name(target)} {comma_list(parts)}")
+    if not said:
+        return ""
+    return (
+        f"Balanced accuracy of tasks from the best {count(size, 'dimension')} (intervals over groups; differences "
+        f"were not paired, so they are undecided): {'; '.join(said)}."
+    )
 
 
 def _share(row: Row) -> str:

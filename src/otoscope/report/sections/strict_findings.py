@@ -24,8 +24,8 @@ from otoscope.report.estimates import (
     interval,
     points,
     seed_range,
-    spans_levels,
     too_few,
+    undetermined_limits,
 )
 from otoscope.report.evidence import CHOOSING, choices, describe_training
 from otoscope.report.run_data import RunData
@@ -378,21 +378,12 @@ def limit_findings(results: StrictResults) -> list[Finding]:
     """Return the sparsity up to which each preset keeps what its densest level has."""
     by_preset: dict[str, list[str]] = {}
     densest = ""
-    for limit in results.limits:
+    for limit, reason in zip(results.limits, undetermined_limits(results), strict=True):
         densest = sparsity(min(limit.levels)) if limit.levels else densest
-        if limit.quantity == "task" and any(one.at_chance for one in results.task_comparisons[:1]):
-            text = "task undetermined (permuted targets give as much)"
-        elif (better := limit.better_sparsity) is not None:
-            base, top = percent(limit.levels[min(limit.levels)]), percent(limit.levels[better])
-            text = f"{limit.quantity} undetermined (densest {base}, sparser {top} at {sparsity(better)})"
-        elif not limit.estimate.measured:
-            text = f"{limit.quantity} undetermined (a sparser level exceeds the densest)"
-        elif spans_levels(limit.estimate, limit.levels):
-            ends_of_levels = interval(limit.estimate, sparsity).strip(" ()")
-            text = f"{limit.quantity} undetermined (the interval covers {ends_of_levels})"
-        else:
-            ends_of_limit = "" if limit.estimate.too_few_groups else interval(limit.estimate, sparsity)
-            text = f"{limit.quantity} {sparsity(limit.estimate.value)}{ends_of_limit}"
+        ends_of_limit = "" if limit.estimate.too_few_groups else interval(limit.estimate, sparsity)
+        text = f"{limit.quantity} {sparsity(limit.estimate.value)}{ends_of_limit}"
+        if reason:
+            text = f"{limit.quantity} undetermined ({reason})"
         by_preset.setdefault(limit.preset, []).append(text)
     if not by_preset:
         return []
