@@ -24,7 +24,7 @@ from otoscope.report.sections.annotated_labels import annotated_labels
 from otoscope.report.sections.attribution import attribution
 from otoscope.report.sections.interventions import erasure, interventions, lens
 from otoscope.report.sections.opening import Opening, opening
-from otoscope.report.sections.overview import overview, previews
+from otoscope.report.sections.overview import Listening, overview, previews
 from otoscope.report.sections.splice import splice_sentences
 from otoscope.report.sections.strict_findings import describe_layers, strict_findings
 from otoscope.report.sections.sweeps import matching, sweeps
@@ -127,7 +127,7 @@ def _sections(run: RunData, figures: Mapping[str, Sequence[Figure]]) -> Iterator
     first = overview(run, evidence.caution(rests_on), answers)
     yield PageSection("overview", found, "overview.html", first, figures["overview"])
     if latents := previews(shown):
-        yield PageSection("listen", "Latents to hear", "listen.html", latents)
+        yield PageSection("listen", "Latents to hear", "listen.html", Listening(shown.tally, latents))
     scored_on = evidence.scored_on(run.clips)
     details = SummaryContent(opening(run, rests_on, answers), None if strict else plain, scored_on)
     yield PageSection("summary", "Findings with intervals", "summary.html", details)

@@ -11,7 +11,7 @@ from otoscope.artifacts import read_table, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.report import read_run, write_report
 from otoscope.report.results import Results
-from otoscope.report.sections.findings import against_layer, factor_findings
+from otoscope.report.sections.findings import against_layer, factor_findings, unread_classes
 from otoscope.report.sections.gallery import introduction
 from tests.support.finished_run import make_run
 from tests.support.page_reader import read_page
@@ -114,6 +114,34 @@ def test_a_layer_without_an_alternative_is_not_said_to_be_the_best(layers: tuple
     found.append(replace(found[0], metric="task_r2", layer=1))
     best = Results(to_table(found)).best_layer
     assert (best.layer, best.reason) == (3, reason)
+
+
+def test_unread_classes_name_their_predictions_and_undecided_classes(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,)))
+    row = run.results.one("probe_accuracy", "dense", target="technique", layer=3)
+    assert row is not None
+    probe = read_table(tmp_path / "predictions.parquet").filter(representation="dense", label="technique").head(1)
+    # of each of five groups, four clips per class; "straight" is right in the first group alone
+    truth = ["belt", "straight", "trill"] * 20
+    predicted = [
+        {"belt": "belt", "straight": "straight" if i < 12 else "trill", "trill": "belt" if i % 4 else "straight"}[name]
+        for i, name in enumerate(truth)
+    ]
+    clips = pl.DataFrame(
+        {
+            "clip_id": [f"{i}.wav" for i in range(60)],
+            "group": [f"singer{i // 12}" for i in range(60)],
+            "true_class": truth,
+            "predicted_class": predicted,
+        }
+    )
+    rows = probe.drop(clips.columns).join(clips, how="cross").select(probe.columns)
+    write_table(tmp_path / "predictions.parquet", rows)
+    said = unread_classes(read_run(tmp_path), "technique", row).replace("\u00a0", " ")
+    assert said == (
+        " Recall is no higher than by chance for trill (0 %, chance 27 %; 20 clips, predicted as belt (15) and "
+        "straight (5)); undecided, with chance in its interval, for straight."
+    )
 
 
 def test_groups_of_a_single_clip_are_never_said_to_be_compared_within(tmp_path: Path) -> None:

@@ -63,6 +63,25 @@ def test_gallery_warns_where_differences_between_groups_turn_the_sign(tmp_path: 
     assert "opposite sign" not in remade(made, **{**numbers, "overall_r": pl.lit(0.3)}).section("gallery")
 
 
+@pytest.mark.parametrize(
+    ("overall_r", "said"),
+    [
+        (-0.05, "near 0 over all clips, because groups differ (−0.05)"),
+        (0.15, "at most half as large over all clips, because groups differ (0.15)"),
+        (0.3, ""),
+    ],
+)
+def test_latents_to_hear_say_where_differences_between_groups_hide_the_correlation(
+    tmp_path: Path, overall_r: float, said: str
+) -> None:
+    made = small(tmp_path)
+    numbers = {"within": pl.lit(True), "test_r": pl.lit(0.34), "overall_r": pl.lit(overall_r)}
+    page = remade(made, **numbers)
+    for section in ("listen", "gallery"):
+        shown = page.section(section)
+        assert said in shown if said else "because groups differ" not in shown
+
+
 def test_a_latent_not_beyond_chance_is_folded_without_clips(tmp_path: Path) -> None:
     made = small(tmp_path)
     chosen = pl.when(pl.col("latent") == 137).then(pl.lit("not beyond chance")).otherwise(pl.col("outcome"))
@@ -178,7 +197,9 @@ def test_cards_show_the_correlation_beside_chance_and_fold_further_numbers(tmp_p
     assert "training correlation 0.82" not in above
     assert "raining correlation 0.82" in folded.split("</details>")[0]
     matched = remade(made, seeds_found=pl.lit(4, pl.Int64), seeds_asked=pl.lit(4, pl.Int64)).section("gallery")
-    assert "found again in 4 of 4 other seeds, as required for a card" in matched
+    assert "found again in 4 of 4 other seeds, a condition for every latent shown" in matched
+    assert matched.count("This alone is no sign of learning: without any training, dictionaries share latents") == 1
+    assert "no sign of learning" not in page.section("gallery")
     untested = remade(
         made, test_r=pl.lit(float("nan")), outcome=pl.lit("too few clips"), test_clips=pl.lit(3, pl.Int64)
     )

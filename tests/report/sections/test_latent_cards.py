@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_table, write_table
+from otoscope.explain.annotated_labels import UNIT_COLUMNS
 from otoscope.explain.card_tables import CARDS, MEASUREMENTS, RESPONSES
 from otoscope.explain.firing import EXAMPLES
 from otoscope.report import write_report
@@ -64,7 +65,7 @@ def test_gallery_shows_sentence_score_controls_and_responses(tmp_path: Path) -> 
     )  # cards, and the table of their scores
     assert "AUROC 0.91 within 3 test groups, 95 % interval 0.85 to 0.95" in said
     assert "firing moved to other clips, over 12 cards together, up to 0.50, cards of other latents 0.50" in said
-    assert "the level alone 0.50; difference from the closer of the last two in the same groups 0.07" in said
+    assert "the level alone 0.50; difference from the level alone in the same groups 0.07" in said
     assert "0.07, 95 % interval 0.02 to 0.12)" in said
     assert "In time: fires for 60 ms at a time (median); rises 20 ms after sound onsets (9 of 12 onsets last" in said
     assert "does not beat" not in said
@@ -97,7 +98,8 @@ def test_gallery_states_firing_in_silence_and_for_other_classes_beside_the_sente
         ({}, "Fires in 4 % of frames: pitch 190 to 260 Hz <b>."),
         (
             {"beats_controls": False},
-            "Fires in 4 % of frames; no condition found predicts them better than the controls of its card.",
+            "Fires in 4 % of frames; the conditions tried (voicing, ranges of quantities measured in the frame, "
+            "classes of clips) do not predict them better than the controls of its card.",
         ),
         (
             {"beats_controls": False, "auroc": math.nan},
@@ -121,8 +123,57 @@ def test_first_screen_and_tally_follow_the_controls(tmp_path: Path, beats: bool)
     page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
     assert ("Fires in 4 % of frames: pitch" in page.section("listen")) == beats
     assert len(page.all("p", **{"class": "sentence"})) == (2 if beats else 0)  # bold
-    assert f"{2 if beats else 0} of 2 cards beat their controls." in page.section("gallery")
+    for section in ("gallery", "listen"):
+        assert f"{2 if beats else 0} of 2 scored cards beat their controls." in page.section(section)
     assert all(f"{term}: " in page.section("summary") for term in ("beats its controls", "odd frame out"))
+
+
+def test_tally_counts_cards_without_a_score_apart(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:3])
+    written = read_table(folder / "explain" / "cards.parquet")
+    # without a condition, all frames have the same score
+    unscored = pl.when(pl.col("latent") == latents[0]).then(0.5).otherwise(pl.col("auroc", "low", "high"))
+    write_table(folder / "explain" / "cards.parquet", written.with_columns(unscored.name.keep()))
+    page = read_page(write_report(folder, figures=False).read_text(encoding="utf-8"))
+    said = "2 of 2 scored cards beat their controls (3 cards in all, 1 without a score to compare)."
+    assert said in page.section("gallery")
+    assert said in page.section("listen")
+
+
+@pytest.mark.parametrize(
+    ("level", "others", "named"),
+    [(0.91, 0.84, "cards of other latents"), (0.84, 0.5, "the level alone"), (0.84, math.nan, "the level alone")],
+)
+def test_card_names_the_control_of_the_difference_that_it_states(
+    tmp_path: Path, level: float, others: float, named: str
+) -> None:
+    write_cards(tmp_path, [7], level=level, others=others, lead=0.07)
+    assert f"; difference from {named} in the same groups 0.07, " in card_texts(tmp_path)[7].score
+
+
+def test_cards_point_to_annotated_labels_that_their_latent_follows_beyond_chance(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, layers=(3,), sae_layers=(3,), sizes={"pitch": 5})
+    latents = read_table(folder / "explain" / "top_clips.parquet")["latent"].unique(maintain_order=True).to_list()
+    write_cards(folder, latents[:1], beats_controls=False)
+    common = dict.fromkeys(UNIT_COLUMNS) | {"unit": "latent", "number": latents[0], "groups": 3, "f1_null_high": 0.53}
+    rows = [
+        {**common, "tier": "vowel", "label": "a", "f1": 0.89, "p_value": 1 / 21},
+        {**common, "tier": "onset", "label": "onset", "f1": 0.534, "p_value": 1 / 21},
+        {**common, "tier": "vowel", "label": "e", "f1": 0.51, "p_value": 0.3},
+        {**common, "tier": "vowel", "label": "i", "f1": 0.8, "p_value": 1 / 21, "groups": 2},
+        {**common, "tier": "vowel", "label": "o", "f1": 0.8, "p_value": 1 / 21, "unit": "dense"},
+    ]
+    scores = pl.DataFrame(rows, schema=UNIT_COLUMNS)
+    write_table(folder / "explain" / "annotated_labels.parquet", scores)
+    follows = (
+        "Of the annotated labels (below), it follows vowel a (F1 0.89, chance up to 0.53) and onset (F1 0.534, chance "
+        "up to 0.530) in the frames of test groups."
+    )
+    assert card_texts(folder)[latents[0]].annotated == follows
+    write_table(folder / "explain" / "annotated_labels.parquet", scores.filter(pl.col("p_value") > 0.05))
+    assert card_texts(folder)[latents[0]].annotated == ""
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 
 import polars as pl
+import pytest
 
-from otoscope.artifacts import write_table
+from otoscope.artifacts import read_table, write_table
 from otoscope.explain.splice_scores import SCORES
 from otoscope.report import read_run, write_report
 from otoscope.report.figures.latents import splice
@@ -55,6 +56,23 @@ def test_page_says_what_is_recovered_and_where_the_share_is_undefined(tmp_path: 
     assert "includes 0. No share is defined: reconstruction 0.80." in said
     assert "is 0.15 untouched and 0.30 mean-ablated: on these clips, the mean frame does no harm" in said
     assert page.mistakes == []
+
+
+@pytest.mark.parametrize(("ablated", "below"), [(0.2, True), (0.4, False)])
+def test_a_zero_point_below_guessing_is_stated(tmp_path: Path, ablated: float, below: bool) -> None:
+    make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,))
+    clips = read_table(tmp_path / "corpus.parquet")
+    three = pl.Series("label_technique", ["belt", "trill", "vibrato"] * clips.height).head(clips.height)
+    write_table(tmp_path / "corpus.parquet", clips.with_columns(three))
+    rows = [
+        row("sae", "cosine", 0.9, target=""),
+        row("sae", "probe_accuracy", 0.8, target="technique", ablated=ablated),
+    ]
+    write_table(tmp_path / "explain" / "splice.parquet", pl.DataFrame(rows, schema=SCORES))
+    _, cosine, probe = splice_sentences(read_run(tmp_path))
+    caution = " The mean-ablated accuracy is below guessing among 3 classes (0.33): part of each share is guessing."
+    assert probe.endswith(caution) == below
+    assert "guessing" not in cosine
 
 
 def test_an_interval_over_two_groups_is_not_printed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from otoscope.explain.annotated_labels import ALPHA, MIN_EVENTS, ROTATIONS, TOO_
 from otoscope.formatting import comma_list, count, decimal, first_few, in_brackets, nothing_exceeds
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.gallery import embed
+from otoscope.report.sections.latent_cards import f1_and_chance
 from otoscope.report.tables import Download, csv_download, seed_sentence
 from otoscope.resampling.intervals import MIN_GROUPS
 
@@ -74,7 +75,7 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
         same = scores.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
         others = {one["unit"]: _with_chance(one) for one in same.iter_rows(named=True)}
         heard = examples.filter((pl.col("tier") == row["tier"]) & (pl.col("label") == row["label"]))
-        f1, chance = _f1_and_chance(row)
+        f1, chance = f1_and_chance(row)
         rows.append(
             LabelRow(
                 label=f"{row['tier']}: {row['label']}" if tiers else row["label"],
@@ -96,17 +97,8 @@ def annotated_labels(run: RunData) -> AnnotatedLabels | None:
 
 def _with_chance(row: Mapping[str, Any]) -> str:
     """Return the F1 of a unit beside the chance of its own kind."""
-    f1, chance = _f1_and_chance(row)
+    f1, chance = f1_and_chance(row)
     return f"{f1}, " + (f"chance {chance}" if chance else "too few to test")
-
-
-def _f1_and_chance(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return both as text, with another digit where they would read alike; chance is empty where no F1 exceeds it."""
-    both = row["f1"], row["f1_null_high"]
-    f1, chance = (decimal(value, 2) for value in both)
-    if f1 == chance:
-        f1, chance = (decimal(value, 3) for value in both)
-    return f1, "" if nothing_exceeds(row["f1_null_high"]) else chance
 
 
 KINDS = {"latent": "a latent", "dense": "a single unit", "cluster": "a cluster"}

@@ -9,7 +9,7 @@ import polars as pl
 from otoscope import formatting
 from otoscope.corpus.table import is_constant_within_groups
 from otoscope.formatting import NBSP, backed, comma_list, count, decimal, known, percent, sparsity
-from otoscope.metrics.predictions import accuracy_difference, recall_by_class
+from otoscope.metrics.predictions import accuracy_difference, confusion, recall_by_class
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
@@ -208,26 +208,46 @@ def _loss(run: RunData, label: str, codes: Row, *, thin: bool) -> str:
 
 MAX_UNREAD = 5
 """Classes without recall beyond chance that a sentence names."""
+MAX_PREDICTED = 3
+"""Most frequent predictions for the clips of such a class that a sentence names."""
 
 
 def unread_classes(run: RunData, label: str, row: Row, *, source: str = "") -> str:
-    """Return the classes whose recall is no higher than by chance, as a sentence after a blank; empty without any.
+    """Return the classes without recall beyond chance, as a sentence after a blank; empty without any.
 
-    Chance is the share of all test clips with this prediction. An accuracy over all classes hides such a class.
+    Chance is the share of all test clips with this prediction. An accuracy over all classes hides such a class. Classes
+    with a higher recall whose interval includes chance are undecided.
     """
     predicted_classes = run.predicted_by(label, row)
     if predicted_classes is None:
         return ""
-    unread = recall_by_class(predicted_classes).filter(pl.col("recall") <= pl.col("chance"))
-    if unread.is_empty():
-        return ""
+    recalls, cells = recall_by_class(predicted_classes), confusion(predicted_classes)
+    unread = recalls.filter(pl.col("recall") <= pl.col("chance")).sort("recall", "class")
+    undecided = recalls.filter(pl.col("recall") > pl.col("chance"), pl.col("low") <= pl.col("chance"))
     named = [
-        f"{one['class']} ({percent(one['recall'], 0)}, chance {percent(one['chance'], 0)})"
-        for one in unread.sort("recall", "class").head(MAX_UNREAD).iter_rows(named=True)
+        f"{one['class']} ({percent(one['recall'], 0)}, chance {percent(one['chance'], 0)}; "
+        f"{_mostly_predicted(cells.filter(true_class=one['class']))})"
+        for one in unread.iter_rows(named=True)
     ]
-    more = [f"{unread.height - MAX_UNREAD} more"] if unread.height > MAX_UNREAD else []
+    each = {
+        "no higher than by chance for": named,
+        "undecided, with chance in its interval, for": undecided["class"].to_list(),
+    }
+    said = [f"{state} {_first_classes(classes)}" for state, classes in each.items() if classes]
     of = f" from {source}" if source else ""
-    return f" Recall{of} is no higher than by chance for {comma_list([*named, *more])}."
+    return f" Recall{of} is {'; '.join(said)}." if said else ""
+
+
+def _first_classes(classes: Sequence[str]) -> str:
+    more = [f"{len(classes) - MAX_UNREAD} more"] if len(classes) > MAX_UNREAD else []
+    return comma_list([*classes[:MAX_UNREAD], *more])
+
+
+def _mostly_predicted(cells: pl.DataFrame) -> str:
+    """Return the most frequent predictions for the clips of one class, from its cells of the confusion matrix."""
+    most = cells.filter(pl.col("clips") > 0).sort("clips", "predicted_class", descending=[True, False])
+    each = [f"{name} ({n})" for name, n in most.head(MAX_PREDICTED).select("predicted_class", "clips").iter_rows()]
+    return f"{count(int(cells['clips'].sum()), 'clip')}, predicted as {comma_list(each)}"
 
 
 def against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:

@@ -41,12 +41,15 @@ def introduction(run: RunData) -> str:
         "classes and factors of the same latent are listed on its card. The latent and the class of its title were "
         "chosen on training and validation groups; further classes above chance are those on test clips. "
         f"{_compared(run)}, over all latents of classes, or of factors, together: by chance, any of "
-        f"them exceeds it in 5{NBSP}% of galleries. {_agreement(run)}The clips are those that contain most of the "
-        "latent, from different groups where possible; the caption names the split, which may be training. Strength is "
+        f"them exceeds it in 5{NBSP}% of galleries. {_agreement(run)}{_reappearing(run)}The clips are those that "
+        "contain most of the latent, from different groups where possible; the caption names the split, which may be "
+        "training. Strength is "
         f"the latent's {strength}; it has no unit and compares clips of one latent, not latents. The picture is a "
         "spectrogram (dark: quiet, bright: loud, 70 dB). The white curve is the activation of the latent over time, "
         "scaled from 0 to the clip's maximum. The sentence above the clips is written from the frames of train and "
-        "validation groups, and scored on test groups. "
+        "validation groups, and scored on test groups. It tries voicing, ranges of quantities measured in each frame, "
+        "and classes of clips; intervals of annotated labels are tested in a section of their own. Of the differences "
+        "of its score from those of the last two controls, the one whose interval reaches lower is stated. "
         + seed_sentence("card_auroc", "Its mean score over the latents of a dictionary")
     )
 
@@ -100,6 +103,16 @@ def _dictionary(run: RunData) -> str:
     if run.top_clips is not None and run.top_clips.rows["seeds_asked"].is_not_null().any():
         notes.append("its latents were matched to other seeds")
     return f"{name} ({', '.join(notes)})" if notes else name
+
+
+def _reappearing(run: RunData) -> str:
+    """Return what reappearance in other seeds does not show, with a blank after it; empty if it was not required."""
+    if run.top_clips is None or run.top_clips.rows["seeds_asked"].is_null().all():
+        return ""
+    return (
+        "Only latents found again in other seeds are shown. This alone is no sign of learning: without any training, "
+        "dictionaries share latents too, above all with a common start, such as the principal axes. "
+    )
 
 
 MAX_BYTES = 8_000_000
@@ -167,15 +180,19 @@ class Gallery(NamedTuple):
 
     @property
     def tally(self) -> str:
-        """Number of cards that beat their controls; empty without cards of when latents fire, or if none is compared.
+        """Number of scored cards that beat their controls; empty if no card has a score to compare.
 
         >>> text = CardText("", "", "", [], beats_controls=True)
-        >>> Gallery(cards=[LatentCard("f0", "", "", "", "", [], card=text)]).tally
-        '1 of 1 card beats its controls.'
+        >>> cards = [LatentCard("f0", "", "", "", "", [], card=one) for one in (text, text._replace(compared=False))]
+        >>> Gallery(cards=cards).tally
+        '1 of 1 scored card beats its controls (2 cards in all, 1 without a score to compare).'
         """
-        beats = [one.card.beats_controls for one in (*self.cards, *self.refuted) if one.card and one.card.compared]
+        cards = [one.card for one in (*self.cards, *self.refuted) if one.card]
+        beats = [one.beats_controls for one in cards if one.compared]
         verb = "beats its" if sum(beats) == 1 else "beat their"
-        return f"{sum(beats)} of {count(len(beats), 'card')} {verb} controls." if beats else ""
+        unscored = len(cards) - len(beats)
+        all_cards = f" ({count(len(cards), 'card')} in all, {unscored} without a score to compare)" if unscored else ""
+        return f"{sum(beats)} of {count(len(beats), 'scored card')} {verb} controls{all_cards}." if beats else ""
 
     @property
     def refuted_title(self) -> str:
@@ -235,7 +252,7 @@ def _latent(
     ]
     if first.get("seeds_asked"):
         found = f"{first['seeds_found']} of {first['seeds_asked']} other seeds"
-        facts.append(f"found again in {found}, as required for a card")
+        facts.append(f"found again in {found}, a condition for every latent shown")
     if clips and not first["label"] and (span := places.span(first["factor"])):
         facts.append(span)
     name, status, note = readable_name(first["factor"]), outcome_text(first), ""

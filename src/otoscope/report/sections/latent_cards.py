@@ -9,11 +9,12 @@ import polars as pl
 
 from otoscope.artifacts import read_table
 from otoscope.explain import DESCRIPTORS
+from otoscope.explain.annotated_labels import ALPHA
 from otoscope.explain.card_tables import SILENCE_DB
 from otoscope.explain.frame_descriptors import descriptors_behind, pitch_hz
 from otoscope.explain.temporal_profile import SLOWEST_HZ
-from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, percent
-from otoscope.report.figures.latents import beats_controls, card_sentence, names_nothing, too_few
+from otoscope.formatting import NBSP, comma_list, count, decimal, interval_text, known, nothing_exceeds, percent
+from otoscope.report.figures.latents import SCORED, beats_controls, card_sentence, names_nothing, too_few
 from otoscope.report.run_data import RunData
 from otoscope.resampling.intervals import MIN_GROUPS
 
@@ -41,8 +42,8 @@ class ResponsePlot(NamedTuple):
 class CardText(NamedTuple):
     """Texts of a card; `score` begins with a warning, and `sentence` has one, if the card does not beat its controls.
 
-    `backed` is the sentence without its conditions if the card does not beat its controls, or has too few test groups
-    or clips to be compared with them (`compared`).
+    `backed` is the sentence without its conditions if the card does not beat its controls, or cannot be compared with
+    them (`compared`): without a condition or a score, or with too few test groups or clips.
     """
 
     sentence: str
@@ -57,6 +58,8 @@ class CardText(NamedTuple):
     """Classes that the sentence names, as `label=class`."""
     examples: str = ""
     """Frames at quantiles of the activation, and silent ones that look alike."""
+    annotated: str = ""
+    """Annotated labels that the latent follows beyond chance, as a sentence."""
 
 
 def card_texts(folder: Path) -> dict[int, CardText]:
@@ -67,6 +70,8 @@ def card_texts(folder: Path) -> dict[int, CardText]:
     cards, responses = map(read_table, paths)
     others = [folder / "explain" / f"{name}.parquet" for name in ("examples", "near_misses")]
     examples = [read_table(path) for path in others if path.is_file()]
+    annotated = folder / "explain" / "annotated_labels.parquet"
+    labels = read_table(annotated) if annotated.is_file() else None
     odd = sorted(filter(known, cards["intruder_logmel"]))
     spread = f"; all cards here {percent(odd[0], 0)} to {percent(odd[-1], 0)}" if len(odd) > 1 else ""
     return {
@@ -78,9 +83,10 @@ def card_texts(folder: Path) -> dict[int, CardText]:
             _backed(row),
             beats_controls(row),
             _silence(row),
-            not too_few(row),
+            not too_few(row) and known(row["auroc"]) and not names_nothing(row),
             json.loads(row["classes"]),
             " ".join(_examples(part.filter(pl.col("latent") == row["latent"])) for part in examples).strip(),
+            _annotated(labels, row["latent"]),
         )
         for row in cards.iter_rows(named=True)
     }
@@ -120,7 +126,34 @@ def _backed(row: Mapping[str, Any]) -> str:
         return f"{rate}; no test group can show whether a condition predicts them."
     if few := too_few(row):
         return f"{rate}; too few {few} to show whether a condition predicts them."
-    return f"{rate}; no condition found predicts them better than the controls of its card."
+    return (
+        f"{rate}; the conditions tried (voicing, ranges of quantities measured in the frame, classes of clips) do not "
+        "predict them better than the controls of its card."
+    )
+
+
+def _annotated(scores: pl.DataFrame | None, latent: int) -> str:
+    """Return the annotated labels that a latent follows beyond chance as a sentence; empty without any."""
+    if scores is None:
+        return ""
+    beyond = (pl.col("p_value") < ALPHA) & (pl.col("groups") >= MIN_GROUPS)
+    each: list[str] = []
+    for row in scores.filter(beyond, unit="latent", number=latent).sort("f1", descending=True).iter_rows(named=True):
+        name = row["label"] if row["label"] == row["tier"] else f"{row['tier']} {row['label']}"
+        f1, chance = f1_and_chance(row)
+        each += [f"{name} (F1 {f1}, chance up to {chance})"] if chance else []
+    return (
+        f"Of the annotated labels (below), it follows {comma_list(each)} in the frames of test groups." if each else ""
+    )
+
+
+def f1_and_chance(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return both as text, with another digit where they would read alike; chance is empty where no F1 exceeds it."""
+    both = row["f1"], row["f1_null_high"]
+    f1, chance = (decimal(value, 2) for value in both)
+    if f1 == chance:
+        f1, chance = (decimal(value, 3) for value in both)
+    return f1, "" if nothing_exceeds(row["f1_null_high"]) else chance
 
 
 def _silence(row: Mapping[str, Any]) -> str:
@@ -150,9 +183,8 @@ def _score(row: Mapping[str, Any], spread: str) -> str:
     }
     beside = ", ".join(f"{name} {decimal(value, 2)}" for name, value in controls.items() if known(value))
     if not few and known(row["lead_low"]):
-        control = "the closer of the last two" if known(row["others"]) else "the level"
         ends = interval_text({"low": row["lead_low"], "high": row["lead_high"]}, lambda end: decimal(end, 2))
-        beside += f"; difference from {control} in the same groups {decimal(row['lead'], 2)}, {ends}"
+        beside += f"; difference from {_nearer(row)} in the same groups {decimal(row['lead'], 2)}, {ends}"
     verdict = "" if row["beats_controls"] else "This card does not beat its controls. "
     if few:
         verdict = f"{groups}: too few to compare the card with its controls. "
@@ -173,6 +205,13 @@ def _score(row: Mapping[str, Any], spread: str) -> str:
         f"{verdict}Frames predicted from the card alone: AUROC {decimal(row['auroc'], 2)} {reached} "
         f"({beside}).{intruder}"
     )
+
+
+def _nearer(row: Mapping[str, Any]) -> str:
+    """Return the control whose difference from the card is `lead`; all three scores are means over the same groups."""
+    compared = [name for name in ("level", "others") if known(row[name])]
+    found = min(compared, key=lambda name: abs(row["auroc"] - row[name] - row["lead"]))
+    return "the level alone" if found == "level" else SCORED[found]
 
 
 def _timing(row: Mapping[str, Any]) -> str:

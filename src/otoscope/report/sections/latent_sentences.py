@@ -116,7 +116,7 @@ def correlation_facts(row: dict[str, Any], noun: str) -> list[str]:
     on = f"on {count(row['test_clips'], 'clip')} of {count(row['test_groups'], 'group')}"
     if not formatting.known(row["test_r"]):
         return [f"no test correlation {on}"]
-    found, *chance = correlation_phrases(row, noun)
+    found, *chance = _phrases(row, noun)
     if not row["within"]:
         return [f"test {found} {on}", *chance]
     overall = f"over all of these clips, differences between {noun}s included, {decimal(row['overall_r'], 2)}"
@@ -124,7 +124,11 @@ def correlation_facts(row: dict[str, Any], noun: str) -> list[str]:
 
 
 def correlation_phrases(row: dict[str, Any], noun: str) -> list[str]:
-    """Return the correlation over test clips and, if chance is known, its upper end."""
+    """Return the correlation over test clips, chance where it is known, and the loss by differences between groups."""
+    return [*_phrases(row, noun), *_lost_over_all(row, noun)]
+
+
+def _phrases(row: dict[str, Any], noun: str) -> list[str]:
     where = f"within {noun}s" if row["within"] else f"between {noun}s only"
     tested = formatting.known(row["null_high"]) and not formatting.nothing_exceeds(row["null_high"])
     # a value just above chance needs another digit to be told from it
@@ -133,7 +137,7 @@ def correlation_phrases(row: dict[str, Any], noun: str) -> list[str]:
     chance = [f"chance |r| up to {decimal(row['null_high'], digits)}"] if tested else []
     found = f"correlation {where} {decimal(row['test_r'], digits)}"
     others = [*_other_classes(row), *_next_class(row, digits)]
-    return [found, *_by_group(row, noun), *chance, *others, *_opposite(row, noun)]
+    return [found, *_by_group(row, noun), *chance, *others]
 
 
 def _by_group(row: dict[str, Any], noun: str) -> list[str]:
@@ -160,11 +164,17 @@ def _next_class(row: dict[str, Any], digits: int) -> list[str]:
     return [f"next class {row['next_class']} {decimal(row['next_r'], digits)}"]
 
 
-def _opposite(row: dict[str, Any], noun: str) -> list[str]:
-    """Return a warning if differences between groups turn the sign of the correlation."""
-    if not row["within"] or row["overall_r"] * row["test_r"] >= 0 or abs(row["overall_r"]) < MIN_GROUP_R:
+def _lost_over_all(row: dict[str, Any], noun: str) -> list[str]:
+    """Return a warning if differences between groups turn the sign of the correlation, or hide half of it or more."""
+    within, overall = row["test_r"], row["overall_r"]
+    if not row["within"] or not (formatting.known(within) and formatting.known(overall)):
         return []
-    return [f"of the opposite sign over all clips, because {noun}s differ ({decimal(row['overall_r'], 2)})"]
+    why = f"over all clips, because {noun}s differ ({decimal(overall, 2)})"
+    if overall * within < 0 and abs(overall) >= MIN_GROUP_R:
+        return [f"of the opposite sign {why}"]
+    if abs(within) < MIN_GROUP_R or overall * within >= within**2 / 2:
+        return []
+    return [f"{'near 0' if abs(overall) < MIN_GROUP_R else 'at most half as large'} {why}"]
 
 
 def also_sentence(factors: list[str]) -> str:

@@ -54,6 +54,13 @@ class Preview(NamedTuple):
     clip: ClipCard
 
 
+class Listening(NamedTuple):
+    """Latents to hear, and the number of scored cards that beat their controls; empty if no card has a score."""
+
+    tally: str
+    latents: Sequence[Preview]
+
+
 def overview(run: RunData, caution: str, answers: Sequence[tuple[str, str]] = ()) -> Overview:
     """Return the section; `answers` are claims and outcomes, if claims were examined.
 
@@ -86,7 +93,9 @@ def _heard(clips: Sequence[ClipCard]) -> ClipCard:
 
 def _sentences(card: LatentCard) -> str:
     """Return the part of a card's sentence that test groups support, and notes that contradict its title."""
-    return " ".join(filter(None, (card.card.backed, card.note, card.card.silence))) if card.card else card.note
+    if card.card is None:
+        return card.note
+    return " ".join(filter(None, (card.card.backed, card.card.annotated, card.note, card.card.silence)))
 
 
 def _held_out(run: RunData) -> Iterator[str]:

@@ -53,7 +53,7 @@ def splice_sentences(run: RunData) -> list[str]:
     of_probes = seed_sentence("splice_probe_share", "That of a probe")
     parts = compared.partition_by("quantity", "target", maintain_order=True)
     others = filter(None, map(_other_sparsities, parts))
-    return [f"{introduction} {seeds} {of_probes}", *(_sentence(part) for part in parts), *others]
+    return [f"{introduction} {seeds} {of_probes}", *(_sentence(part, run) for part in parts), *others]
 
 
 def _other_sparsities(rows: pl.DataFrame) -> str:
@@ -71,18 +71,30 @@ def _other_sparsities(rows: pl.DataFrame) -> str:
     return f"Recovered of {name} by the dictionaries of this layer: {comma_list(each)}."
 
 
-def _sentence(of_layer: pl.DataFrame) -> str:
+def _sentence(of_layer: pl.DataFrame, run: RunData) -> str:
     rows = of_layer.filter(sae_id=of_layer["sae_id"][0])
     first = rows.row(0, named=True)
     name = QUANTITIES[first["quantity"]].format(target=first["target"])
     ends = f"untouched {decimal(first['untouched'], 2)}, mean-ablated {decimal(first['ablated'], 2)}"
     if first["quantity"] == "probe_accuracy":
-        ends = f"{ends}, one clip is {decimal(100 / first['clips'], 1)} points"
+        ends += f", one clip is {decimal(100 / first['clips'], 1)} points"
     if not any(map(known, rows["recovered"])):
         each = [f"{SUBSTITUTES[row['substitute']]} {decimal(row['value'], 2)}" for row in rows.iter_rows(named=True)]
         return f"{_undefined(name, first)} No share is defined: {comma_list(each)}."
     each = "; ".join(map(_recovered, rows.iter_rows(named=True)))
-    return f"Recovered of {name} ({ends}): {each}."
+    return f"Recovered of {name} ({ends}): {each}.{_below_guessing(first, run)}"
+
+
+def _below_guessing(row: Mapping[str, Any], run: RunData) -> str:
+    """Return a caution after a blank if the zero point of a probe's share lies below the accuracy of guessing."""
+    column = f"label_{row['target']}"
+    if row["quantity"] != "probe_accuracy" or run.clips is None or column not in run.clips.columns:
+        return ""
+    classes = run.clips[column].drop_nulls().n_unique()
+    if classes < 2 or row["ablated"] >= 1 / classes:
+        return ""
+    guessing = f"guessing among {classes} classes ({decimal(1 / classes, 2)})"
+    return f" The mean-ablated accuracy is below {guessing}: part of each share is guessing."
 
 
 def _undefined(name: str, row: Mapping[str, Any]) -> str:
