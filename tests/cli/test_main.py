@@ -161,6 +161,7 @@ def test_demo_configuration_matches_the_readme() -> None:
     demo = yaml.safe_load((Path(__file__).parents[2] / "src/otoscope/cli/demo.yaml").read_text())
     assert demo["corpus"]["kind"] == "synth"
     assert demo["model"] == "starter"
+    assert demo["extract"]["context"] == "short"  # as the tutorial states
 
 
 def test_console_script_runs_from_audio_to_report(tmp_path: Path, tiny: Tiny) -> None:
