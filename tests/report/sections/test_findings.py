@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from otoscope.artifacts import read_table, write_table
+from otoscope.metrics.predictions import recall_by_class
 from otoscope.metrics.record import Record, to_table
 from otoscope.report import read_run, write_report
 from otoscope.report.results import Results
@@ -139,9 +140,21 @@ def test_unread_classes_name_their_predictions_and_undecided_classes(tmp_path: P
     write_table(tmp_path / "predictions.parquet", rows)
     said = unread_classes(read_run(tmp_path), "technique", row).replace("\u00a0", " ")
     assert said == (
-        " Recall is no higher than by chance for trill (0 %, chance 27 %; 20 clips, predicted as belt (15) and "
-        "straight (5)); undecided, with chance in its interval, for straight."
+        " Recall is no higher than by chance for trill (0 %, chance 27 %, predicted as belt and straight); "
+        "undecided (interval includes chance) for straight."
     )
+
+
+def test_undecided_classes_are_named_beside_unread_ones_only(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,)))
+    row = run.results.one("probe_accuracy", "dense", target="technique", layer=3)
+    assert row is not None
+    probe = run.predicted_by("technique", row)
+    assert probe is not None
+    recalls = recall_by_class(probe)
+    assert recalls.filter(pl.col("low") <= pl.col("chance")).height
+    assert not recalls.filter(pl.col("recall") <= pl.col("chance")).height
+    assert unread_classes(run, "technique", row) == ""
 
 
 def test_groups_of_a_single_clip_are_never_said_to_be_compared_within(tmp_path: Path) -> None:

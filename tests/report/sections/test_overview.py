@@ -66,8 +66,8 @@ def test_the_page_opens_with_few_sentences_one_chart_and_latents(made: Made) -> 
     assert re.search(r"The codes predict \d+ of 88 factors\.", said)
     assert "of the variance of layer 3 at 90 % sparsity (k=204)" in said
     # the predictions of the codes are wrong in every trill
-    of_trill = "no higher than by chance for trill (0 %, chance 0 %; 20 clips, predicted as belt (20))"
-    assert f"Recall is {of_trill}; undecided, with chance in its interval, for vibrato." in said
+    of_trill = "no higher than by chance for trill (0 %, chance 0 %, predicted as belt)"
+    assert f"Recall is {of_trill}; undecided (interval includes chance) for vibrato." in said
     overview = made.text.split('<section id="overview"')[1].split("</section>")[0]
     assert 1 <= overview.count("<li>") <= MAX_SENTENCES + 2  # the legend has two entries
     assert "(correlation within groups 0.71, chance |r| up to 0.20)" in made.reading.section("listen")
@@ -149,8 +149,8 @@ def test_the_overview_of_the_strict_protocol_has_intervals_and_names_unread_clas
     assert "balanced accuracy 80.0 % (95 % interval 70.0 % to 90.0 %) from layer 3" in said
     assert "60.0 % (50.0 % to 70.0 %) from its codes at 90 % sparsity" in said
     assert "40.0 % (30.0 % to 50.0 %) from log-mel statistics, the best baseline" in said
-    of_trill = "no higher than by chance for trill (0 %, chance 0 %; 20 clips, predicted as belt (20))"
-    assert f"Recall from the codes is {of_trill}; undecided, with chance in its interval, for vibrato." in said
+    of_trill = "no higher than by chance for trill (0 %, chance 0 %, predicted as belt)"
+    assert f"Recall from the codes is {of_trill}; undecided (interval includes chance) for vibrato." in said
     assert "The codes do not take fewer, beyond the interval, than SAE before training." in said
     for section in ("layers", "sparsity"):
         assert "The protocol held_out, which fits these probes, was not run" in page.section(section)

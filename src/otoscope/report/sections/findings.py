@@ -213,29 +213,31 @@ MAX_PREDICTED = 3
 
 
 def unread_classes(run: RunData, label: str, row: Row, *, source: str = "") -> str:
-    """Return the classes without recall beyond chance, as a sentence after a blank; empty without any.
+    """Return the classes whose recall is no higher than by chance, as a sentence after a blank; empty without any.
 
-    Chance is the share of all test clips with this prediction. An accuracy over all classes hides such a class. Classes
-    with a higher recall whose interval includes chance are undecided.
+    Chance is the share of all test clips with this prediction. An accuracy over all classes hides such a class. The
+    sentence also names the undecided classes, whose recall is higher and has an interval that includes chance.
     """
     predicted_classes = run.predicted_by(label, row)
     if predicted_classes is None:
         return ""
     recalls, cells = recall_by_class(predicted_classes), confusion(predicted_classes)
     unread = recalls.filter(pl.col("recall") <= pl.col("chance")).sort("recall", "class")
+    if unread.is_empty():
+        return ""
     undecided = recalls.filter(pl.col("recall") > pl.col("chance"), pl.col("low") <= pl.col("chance"))
     named = [
-        f"{one['class']} ({percent(one['recall'], 0)}, chance {percent(one['chance'], 0)}; "
-        f"{_mostly_predicted(cells.filter(true_class=one['class']))})"
+        f"{one['class']} ({percent(one['recall'], 0)}, chance {percent(one['chance'], 0)}, "
+        f"predicted as {_mostly_predicted(cells.filter(true_class=one['class']))})"
         for one in unread.iter_rows(named=True)
     ]
-    each = {
-        "no higher than by chance for": named,
-        "undecided, with chance in its interval, for": undecided["class"].to_list(),
-    }
-    said = [f"{state} {_first_classes(classes)}" for state, classes in each.items() if classes]
     of = f" from {source}" if source else ""
-    return f" Recall{of} is {'; '.join(said)}." if said else ""
+    more = (
+        f"; undecided (interval includes chance) for {_first_classes(undecided['class'].to_list())}"
+        if undecided.height
+        else ""
+    )
+    return f" Recall{of} is no higher than by chance for {_first_classes(named)}{more}."
 
 
 def _first_classes(classes: Sequence[str]) -> str:
@@ -246,8 +248,7 @@ def _first_classes(classes: Sequence[str]) -> str:
 def _mostly_predicted(cells: pl.DataFrame) -> str:
     """Return the most frequent predictions for the clips of one class, from its cells of the confusion matrix."""
     most = cells.filter(pl.col("clips") > 0).sort("clips", "predicted_class", descending=[True, False])
-    each = [f"{name} ({n})" for name, n in most.head(MAX_PREDICTED).select("predicted_class", "clips").iter_rows()]
-    return f"{count(int(cells['clips'].sum()), 'clip')}, predicted as {comma_list(each)}"
+    return comma_list(most["predicted_class"].head(MAX_PREDICTED))
 
 
 def against_layer(run: RunData, label: str, codes: Row, dense: Row) -> str:
