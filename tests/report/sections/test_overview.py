@@ -214,3 +214,14 @@ def test_the_overview_of_a_run_without_labels_shows_the_reconstruction(tmp_path:
     made = report(tmp_path, labels=())
     assert "overview-0" in made.reading.specs
     assert "overview-1" not in made.reading.specs
+
+
+def test_the_overview_of_the_strict_protocol_says_how_dense_its_codes_are(tmp_path: Path) -> None:
+    accuracy = "task_balanced_accuracy"
+    records = [row(accuracy, DENSE, 0.8, target="digit"), codes(accuracy, 0.7, target="digit", sparsity=0.9, k=6)]
+    write_table(tmp_path / "results.parquet", to_table([codes("reappearing_share", 0.4, split="all"), *records]))
+    run = read_run(tmp_path)
+    for width, said in ((12, "sparsity (k=6, 50\xa0% of the layer's dimensions)"), (64, "sparsity")):
+        cards = {records[1].sae_id: {"model": {"width": width}}}
+        (sentence,) = overview(replace(run, cards=cards), "").sentences
+        assert sentence.endswith(f"70.0\xa0% from its codes at 90\xa0% {said}.")

@@ -11,10 +11,12 @@ from otoscope.metrics.results import Row
 from otoscope.protocols.comparison import Comparison, Estimate
 from otoscope.protocols.strict.results import StrictResults
 from otoscope.report.estimates import (
+    DENSE_SHARE,
     caution_of_codes,
     decimal_with_interval,
     describe_dimensions_read,
     dimensions,
+    layer_width,
     predicted_by_either,
 )
 from otoscope.report.figures.factors import factor_layer
@@ -184,7 +186,7 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         codes_read = "the codes of the first seed" if len(results.sae_ids) > 1 else "the codes"
         rows = {"the layer": results.one(*question), codes_read: results.first_codes(question[0], question[2])}
         unread = [unread_classes(run, question[2], row, source=name) for name, row in rows.items() if row]
-        of_task = _task(comparison, results, at=main["sparsity"] if main is not None else None)
+        of_task = _task(comparison, results, at=_sparsity(run, main) if main is not None else "")
         yield f"{of_task}{''.join(unread)}"
     dense, codes = results.one("predicted_share", DENSE), results.one("predicted_share", CODES)
     if dense is not None and codes is not None and known(dense["value"]) and known(codes["value"]):
@@ -214,7 +216,15 @@ def _mean_r2(change: Estimate, results: StrictResults) -> str:
     )
 
 
-def _task(comparison: Comparison, results: StrictResults, *, at: float | None) -> str:
+def _sparsity(run: RunData, codes: Row) -> str:
+    """Return the sparsity of codes as a phrase, with the share of the layer's dimensions if that is large."""
+    width = layer_width(run.cards, str(codes["sae_id"]))
+    share = codes["k"] / width if width and codes["k"] else 0.0
+    many = f" (k={codes['k']}, {percent(share, 0)} of the layer's dimensions)" if share >= DENSE_SHARE else ""
+    return f" at {sparsity(codes['sparsity'])} sparsity{many}"
+
+
+def _task(comparison: Comparison, results: StrictResults, *, at: str) -> str:
     text_of = decimal if comparison.metric == "task_r2" else percent
 
     def spanned(estimate: Estimate, interval: str = "") -> str:
@@ -222,11 +232,10 @@ def _task(comparison: Comparison, results: StrictResults, *, at: float | None) -
         return f"{text_of(estimate.value)}{ends}"
 
     score = "R²" if comparison.metric == "task_r2" else "balanced accuracy"
-    sparse = f" at {sparsity(at)} sparsity" if at is not None else ""
     numbers = (
         f"The {readable_name(comparison.target)}: {score} "
         f"{spanned(comparison.dense, f'95{NBSP}% interval ')} from layer {results.layer}, "
-        f"{spanned(comparison.codes)} from its codes{sparse}"
+        f"{spanned(comparison.codes)} from its codes{at}"
     )
     if comparison.at_chance or comparison.untestable:
         return f"{numbers}. {describe_chance(comparison, results, text_of)}"
