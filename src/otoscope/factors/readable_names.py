@@ -26,7 +26,8 @@ _DESCRIPTORS: dict[str, tuple[str, str]] = {
     **{f"mfcc{n}": (f"MFCC {n}", "") for n in range(1, 5)},
     **{f"F{n}frequency": (f"F{n} frequency", "Hz") for n in range(1, 4)},
     **{f"F{n}bandwidth": (f"F{n} bandwidth", "Hz") for n in range(1, 4)},
-    **{f"F{n}amplitudeLogRelF0": (f"F{n} level relative to f0", "dB") for n in range(1, 4)},
+    # openSMILE gives unvoiced frames this level, and functionals average over all frames
+    **{f"F{n}amplitudeLogRelF0": (f"F{n} level relative to f0 with -201 dB if unvoiced", "dB") for n in range(1, 4)},
 }
 """Readable name and unit of each low-level descriptor of eGeMAPSv02."""
 

@@ -167,6 +167,7 @@ def _strict_task(strict: StrictResults, preset: str | None = None) -> TaskClaim 
         seeds=tuple(same_kind["value"]),
         seed_counts={sparsity: rows.height for sparsity, rows in seeds.items()},
         readers=readers_of(pl.concat([question.where(representation=DENSE, layer=main["layer"]).rows, same_kind])),
+        per_frame=main["pooling"] == "encode_then_pool",
         test_clips=0 if metric == "task_r2" else int(main["n"]),
     )
 

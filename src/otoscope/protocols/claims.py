@@ -100,7 +100,8 @@ class TaskClaim:
     holds by sparsity; `seeds` holds the value of each at the sparsity that stands for a high one. `changes` holds codes
     minus layer on the same clips, by sparsity, where there are held-out groups. `limit` is the sparsity limit of the
     task, `first_loss` the lowest sparsity beyond its margin, `test_clips` the number of classified clips (0 for a
-    regression), `to_baseline` the paired difference to the best baseline.
+    regression), `to_baseline` the paired difference to the best baseline. `per_frame`: each frame has the sparsity, and
+    the clips, which are read from the mean over frames, have more active latents.
     """
 
     dense: Estimate
@@ -116,6 +117,7 @@ class TaskClaim:
     seeds: tuple[float, ...] = ()
     seed_counts: Mapping[float, int] = field(default_factory=dict[float, int])
     test_clips: int = 0
+    per_frame: bool = False
     readers: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property

@@ -7,7 +7,7 @@ import polars as pl
 
 from otoscope.artifacts import read_table
 from otoscope.factors.readable_names import readable_name
-from otoscope.formatting import comma_list, count, decimal
+from otoscope.formatting import NBSP, comma_list, count, decimal
 from otoscope.report.run_data import RunData
 
 PITCH, FORMANTS = "pitch", "formants"
@@ -40,6 +40,12 @@ def describe_formants(run: RunData, factors: Sequence[str]) -> str:
     kinds = {"truth": f"known to the synthesiser: {true}", "unknown": "of unrecorded source"}
     each = [f"{sources.count(source)} {kinds.get(source, f'of {source}')}" for source in dict.fromkeys(sources)]
     text = f"{count(len(members), 'factor')} ({comma_list(each)})"
+    if levels := sum("amplitudeLogRelF0" in name for name in members):
+        verb = "is a level" if levels == 1 else "are levels"
+        text += (
+            f"; {levels} of these {verb} relative to f0, whose means include openSMILE's −201{NBSP}dB in unvoiced "
+            "frames, so that they follow the share of voiced frames too"
+        )
     if MEASURED not in sources:
         return text
     path = run.folder / "factors.parquet"

@@ -282,8 +282,11 @@ def test_describe_task_adds_the_mean_over_seeds_where_a_single_seed_decides():
     changes = {0.9: estimate(-0.05, -0.19, 0.07), 0.95: estimate(-0.01, -0.06, 0.04)}
     claim = TaskClaim(estimate(0.8, 0.7, 0.9, 0.2), codes, "digit", changes, seed_counts={0.9: 5, 0.95: 1})
     text = describe_task(claim)
-    assert text.sentence.endswith(" At 90\xa0% sparsity, the mean of 5 seeds: −5.0 points (−19.0 to +7.0).")
+    assert text.sentence.endswith(
+        " At 90\xa0% sparsity, the mean of 5 seeds, with their spread: −5.0 points (−19.0 to +7.0)."
+    )
     assert any("only a gain of 3.0 points or more could have excluded" in note for note in text.notes)
+    assert describe_task(replace(claim, per_frame=True)).sentence.startswith("At 95\xa0% sparsity per frame the codes")
     several = describe_task(replace(claim, seed_counts={0.9: 5, 0.95: 5}))
     assert "the mean of" not in several.sentence
 

@@ -205,7 +205,8 @@ def test_the_overview_of_the_strict_protocol_ranks_by_the_mean_r2_and_not_by_cou
     assert any(covered in finding.text for finding in summary.findings)
     assert (covered in sentence) is math.isfinite(low)
     assert sentence.startswith(
-        "20 of 40 factors are predicted from the layer by LASSO, 24 from the codes. Counts have no"
+        "20 of 40 factors are predicted from the layer by LASSO (their ranks, above the low bar of R² in "
+        "Methods), 24 from the codes. Counts have no"
     )
     assert sentence.endswith(end)
 

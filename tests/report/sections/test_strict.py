@@ -128,6 +128,29 @@ def test_order_of_layers_and_limits_are_spelled_out():
     assert "factors 95\xa0%. Margins" in limit_findings(rows_of(few))[0].text
 
 
+def test_layer_findings_give_centres_and_leads_beyond_the_null():
+    lead = row("layer_lead", DENSE, -0.5, target="pitch before formants", low=-0.8, high=-0.6, null_high=0.3)
+    centres = [
+        row("centre_layer", DENSE, value, target=name, low=value - 0.1, high=value + 0.1)
+        for name, value in (("pitch", 1.5), ("formants", 1.0))
+    ]
+    curves = [
+        row("category_r2", DENSE, value, target=name, layer=layer, null_mean=null)
+        for name, layer, value, null in (
+            ("pitch", 0, 0.5, 0.4),
+            ("pitch", 2, 0.5, 0.2),
+            ("formants", 0, 0.3, 0.0),
+            ("formants", 2, 0.3, 0.0),
+        )
+    ]
+    (order,) = layer_findings(rows_of(lead, *centres, *curves))
+    assert (
+        "Centres: pitch 1.50 (1.40 to 1.60) and formants 1.00 (0.90 to 1.10); a curve that is the same in all layers "
+        "has its centre at 1.00. R² includes differences between groups; with the means of the nulls subtracted, the "
+        "centre of pitch lies 0.50 layers after that of formants."
+    ) in order.text
+
+
 def agreement(value: float, null_high: float, *, representation: str = CODES) -> list[Record]:
     """Return agreement between seeds at one value."""
     shared: dict[str, Any] = {"split": "all", "null_mean": 0.1, "null_high": null_high, "n": 3}

@@ -178,7 +178,11 @@ def answers(examined: Examined) -> tuple[tuple[str, str], ...]:
     held = examined.sources.get(SOURCES[-1])
     task, compactness = (held.task, held.compactness) if held else (None, None)
     levels = (task.sparsity if task else None, compactness.sparsity if compactness else None, None)
-    titles = [f"{c.title} at {sparsity(at)} sparsity" if at else c.title for c, at in zip(CLAIMS, levels, strict=True)]
+    of = " per frame" if task and task.per_frame else ""
+    titles = [
+        f"{claim.title} at {sparsity(level)} sparsity{of}" if level else claim.title
+        for claim, level in zip(CLAIMS, levels, strict=True)
+    ]
     return tuple((title, verdict.outcome) for title, verdict in zip(titles, examined.verdicts, strict=True))
 
 

@@ -105,8 +105,9 @@ def describe_task(claim: TaskClaim | None) -> VerdictText:
     if claim is None:
         return NOT_ASKED
     judgement, codes, change = claim.decide(), claim.high, claim.change
+    single, per_frame = " of a single seed" * (len(claim.seeds) == 1), " per frame" * claim.per_frame
     text = (
-        f"At {sparsity(claim.sparsity)} sparsity the codes{' of a single seed' if len(claim.seeds) == 1 else ''} reach "
+        f"At {sparsity(claim.sparsity)} sparsity{per_frame} the codes{single} reach "
         f"{percent_with_interval(codes)} on {claim.target}, the layer itself {percent_with_interval(claim.dense)}; "
         f"codes minus layer{' on the same clips' if change.bounded else ''}: {points(change)}"
     )
@@ -122,7 +123,8 @@ def _other_seeds(claim: TaskClaim) -> str:
     change = claim.changes.get(most)
     if change is None or not change.bounded:
         return ""
-    return f" At {sparsity(most)} sparsity, the mean of {claim.seed_counts[most]} seeds: {points(change)}."
+    seeds = f"the mean of {claim.seed_counts[most]} seeds, with their spread"
+    return f" At {sparsity(most)} sparsity, {seeds}: {points(change)}."
 
 
 def _task_reason(judgement: Judgement, dense: Estimate, codes: Estimate, change: Estimate) -> str:

@@ -25,6 +25,7 @@ from otoscope.report.run_data import RunData
 from otoscope.report.sections.findings import against_layer, unread_classes
 from otoscope.report.sections.gallery import ClipCard, Gallery, LatentCard
 from otoscope.report.sections.strict_factors import (
+    LOW_BAR,
     describe_compactness,
     describe_counts,
     describe_readers_of_factors,
@@ -195,8 +196,9 @@ def _strict(run: RunData, results: StrictResults) -> Iterator[str]:
         more = describe_counts(compared) if compared is not None else ""
         mean_r2 = results.comparison("mean_factor_r2")
         yield (
-            f"{counts[0]} of {dense['n']} factors are predicted from the layer by LASSO, {counts[1]} from the "
-            f"codes{more}. Counts have no interval and do not rank.{describe_told_by_groups(results)}"
+            f"{counts[0]} of {dense['n']} factors are predicted from the layer by LASSO ({LOW_BAR}), "
+            f"{counts[1]} from the codes{more}. Counts have no interval and do not rank."
+            f"{describe_told_by_groups(results)}"
             f"{_mean_r2(mean_r2.change, results) if mean_r2 is not None else ''}"
         )
     comparison = results.comparison("effective_latents")

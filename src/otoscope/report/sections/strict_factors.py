@@ -38,6 +38,9 @@ COMPACTNESS: dict[Relation, str] = {
 
 FEW_ON_TASKS = "sparse_probe_balanced_accuracy"
 
+LOW_BAR = "their ranks, above the low bar of R² in Methods"
+"""Meaning of a predicted factor in counts."""
+
 DIRECTIONS = {Relation.HIGHER: "more", Relation.LOWER: "less"}
 
 FEW_DIMENSIONS: dict[FewDimensions, str] = {
@@ -68,7 +71,8 @@ def factor_findings(results: StrictResults) -> list[Finding]:
     verb = "have a good R² on these clips" if (dense["groups"] or 0) < MIN_GROUPS else "are predicted well"
     counts = results.comparison("predicted_share")
     said = (
-        f"{_share(dense)} factors {verb} from the dense layer by LASSO, {_share(codes)} from the codes"
+        f"{_share(dense)} factors {verb} from the dense layer by LASSO ({LOW_BAR}), "
+        f"{_share(codes)} from the codes"
         f"{describe_counts(counts) if counts is not None else ''}. Counts have no interval and "
         f"do not rank. Permuted factors: none in 95{NBSP}% of cases."
         f"{describe_told_by_groups(results)}"
@@ -249,8 +253,8 @@ def compactness_findings(results: StrictResults) -> list[Finding]:
     random = comparison.against(RANDOM_DIRECTIONS)
     if comparison.relation is Relation.HIGHER and random.measured and random.low <= 1:
         said += (
-            f" As many random directions as latents take no fewer (ratio {decimal_with_interval(random, 2)}): the "
-            "increase over the layer is that of the width, with or without training."
+            f" As many random directions as latents take no fewer (ratio {decimal_with_interval(random, 2)}): more "
+            "dimensions than the layer's need no training. Sparser codes were not compared in this way."
         )
     if equal or compact.keys() & set(LEARNED_LESS):
         said += " Compactness alone does not show learning."
@@ -264,9 +268,10 @@ def describe_compactness(comparison: Comparison, *, ratio: str = "") -> str:
 
 
 def unlearned_as_compact(comparison: Comparison) -> list[str]:
-    """Return the labels of representations that learned less and take neither more nor fewer dimensions."""
-    measured = [name for name in LEARNED_LESS if (other := comparison.others.get(name)) and other.measured]
+    """Return the labels of baselines that take neither more nor fewer dimensions, those that learned less first."""
     decided = (Relation.LOWER, Relation.HIGHER)
+    names = [*LEARNED_LESS, *(name for name in comparison.others if name not in (*LEARNED_LESS, *UNINFORMATIVE))]
+    measured = [name for name in names if (other := comparison.others.get(name)) and other.measured]
     return [representation_label(name) for name in measured if comparison.relation_to(name) not in decided]
 
 

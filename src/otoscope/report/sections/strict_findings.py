@@ -11,6 +11,7 @@ from otoscope.formatting import backed, comma_list, decimal, ends, known, percen
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
+from otoscope.protocols.claims import OrderingClaim
 from otoscope.protocols.comparison import TOLD_BY_GROUPS, Advantage, Comparison, Estimate, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
@@ -19,6 +20,7 @@ from otoscope.report.estimates import (
     capitalised,
     caution_of_codes,
     decimal_with_interval,
+    describe_lead,
     describe_lead_with_p,
     describe_readers,
     interval,
@@ -280,7 +282,8 @@ def _before_training(comparison: Comparison, text_of: Callable[[float], str]) ->
     if found is None or not change.bounded or comparison.relation_to("start") is Relation.HIGHER:
         return ""
     helped = "there is no sign that training the dictionary helped"
-    if comparison.relation_to("start") is Relation.LOWER:
+    by_groups = known(comparison.codes.null_mean) and comparison.codes.null_mean > TOLD_BY_GROUPS
+    if comparison.relation_to("start") is Relation.LOWER and not (comparison.metric == "task_r2" and by_groups):
         helped = "training the dictionary lost part of it, beyond the interval"
     if best is not None and "start" in best.representations:
         return f" {capitalised(helped)}."
@@ -359,7 +362,30 @@ def layer_findings(results: StrictResults) -> list[Finding]:
             said.append(f"{text}, {decision}{rests if lead.rests_on_input else ''}")
     if not said:
         return []
-    return [Finding("Pitch early, formants and phonemes late", f"{capitalised('; '.join(said))}.")]
+    text = f"{capitalised('; '.join(said))}.{_centres(results)}"
+    return [Finding("Pitch early, formants and phonemes late", text)]
+
+
+def _centres(results: StrictResults) -> str:
+    """Return the centres of the compared categories, that of a flat curve, and leads beyond the null, as sentences."""
+    order = OrderingClaim(leads=results.leads, curves=results.where(metric="category_r2").rows)
+    names = dict.fromkeys(name for lead in results.leads for name in (lead.first, lead.second))
+    rows = {row["target"]: row for row in results.where(metric="centre_layer", representation=DENSE)}
+    each = [f"{name} {decimal_with_interval(Estimate.from_row(rows[name]), 2)}" for name in names if name in rows]
+    layers = {row["layer"] for row in results.where(metric="category_r2")}
+    text = ""
+    if each and layers:
+        flat = decimal(sum(layers) / len(layers), 2)
+        text = f" Centres: {comma_list(each)}; a curve that is the same in all layers has its centre at {flat}."
+    found = {lead: order.lead_beyond_null(lead) for lead in results.leads}
+    beyond = [
+        describe_lead(lead.first, lead.second, lead_beyond)
+        for lead, lead_beyond in found.items()
+        if lead_beyond.measured
+    ]
+    if beyond:
+        text += f" R² includes differences between groups; with the means of the nulls subtracted, {'; '.join(beyond)}."
+    return text
 
 
 def _categories(results: StrictResults, run: RunData) -> list[Finding]:
