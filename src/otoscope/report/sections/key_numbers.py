@@ -35,18 +35,18 @@ def _probe_tiles(results: Results, folds: int) -> list[Tile]:
     if dense:
         chosen = [f"layer chosen on {_choosing_groups(best, folds)}"] if best.chosen_on else []
         name = f"{label}, dense layer {dense['layer']}"
-        tiles.append(_tile(name, percent(dense["value"]), dense, [*chosen, *_probe_lines(dense)]))
+        tiles.append(_tile(name, percent(dense["value"]), dense, [*_probe_lines(dense), *chosen]))
     for at in results.headline_sparsities[:1]:
         if codes := results.codes_of(label, at):
             name = f"{label}, codes at {sparsity(at)}, layer {codes['layer']}"
-            lines = [*_how_codes_were_chosen(results, label, codes, folds), *_probe_lines(codes)]
+            lines = [*_probe_lines(codes), *_how_codes_were_chosen(results, label, codes, folds)]
             tiles.append(_tile(name, percent(codes["value"]), codes, lines))
     return tiles
 
 
 def _choosing_groups(best: BestLayer, folds: int) -> str:
     """Return the groups that a layer was chosen on; over all folds, they include those that are tested."""
-    return best.chosen_on if folds == 1 else f"the mean of {folds} folds"
+    return best.chosen_on if folds == 1 else f"validation groups, in the mean of {folds} folds"
 
 
 def _how_codes_were_chosen(results: Results, label: str, codes: Row, folds: int) -> list[str]:

@@ -160,7 +160,7 @@ def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
         if row
     ]
     if each:
-        yield f"Without any model, {comma_list(each)}."
+        yield f"Without any model, {'; '.join(each)}."
 
 
 def _other_layers(results: Results, label: str) -> str:

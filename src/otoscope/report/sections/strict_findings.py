@@ -162,8 +162,8 @@ def _task_finding(comparison: Comparison, results: StrictResults) -> Finding:
     )
     if regression and known(codes.null_mean) and codes.null_mean > TOLD_BY_GROUPS:
         said += (
-            f" Clips permuted within groups still give {text_of(codes.null_mean)}: groups differ in it, and this R² "
-            "mostly tells groups apart."
+            f" From the codes, clips permuted within groups still give {text_of(codes.null_mean)}: groups differ in "
+            "it, and this R² mostly tells groups apart."
         )
     if {DENSE, CODES} <= comparison.readers.keys():
         said += f" {capitalised(describe_readers(comparison.readers))}."
