@@ -254,6 +254,18 @@ class CompactnessClaim:
         return Judgement(Verdict.HOLDS, Reason.FEWER_DIMENSIONS)
 
 
+def lead_beyond_null(lead: LayerLead, curves: pl.DataFrame) -> Estimate:
+    """Return a lead computed from the R² beyond the mean of its null, which keeps differences between groups.
+
+    `curves` holds the mean R² of each category by layer, with the mean of its null.
+    """
+    beyond = (pl.col("value") - pl.col("null_mean").fill_nan(0).fill_null(0)).clip(0)
+    shares = curves.select("target", "layer", beyond)
+    centres = shares.group_by("target").agg((pl.col("layer") * pl.col("value")).sum() / pl.col("value").sum())
+    centre_of = dict(centres.iter_rows())
+    return Estimate(centre_of.get(lead.second, math.nan) - centre_of.get(lead.first, math.nan))
+
+
 @dataclass(frozen=True)
 class OrderingClaim:
     """Claim 3, pitch early and formants late: category counts in an early and a late layer, or leads in layers.
@@ -281,16 +293,6 @@ class OrderingClaim:
     def excluded_leads(self) -> list[LayerLead]:
         """Leads whose whole interval is below half a layer."""
         return [lead for lead in self.leads if lead.estimate.high < LAYER_MARGIN]
-
-    def lead_beyond_null(self, lead: LayerLead) -> Estimate:
-        """Return a lead computed from the R² beyond the mean of its null, which keeps differences between groups."""
-        if self.curves is None:
-            return UNMEASURED
-        beyond = (pl.col("value") - pl.col("null_mean").fill_nan(0).fill_null(0)).clip(0)
-        curves = self.curves.select("target", "layer", beyond)
-        centres = curves.group_by("target").agg((pl.col("layer") * pl.col("value")).sum() / pl.col("value").sum())
-        centre_of = dict(centres.iter_rows())
-        return Estimate(centre_of.get(lead.second, math.nan) - centre_of.get(lead.first, math.nan))
 
     def decide(self) -> Judgement | None:
         """Decide whether pitch is predicted from earlier layers than formants and MFCC; None if not measured.

@@ -4,9 +4,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import polars as pl
+
 from otoscope import formatting
 from otoscope.formatting import comma_list, count, percent, sparsity
 from otoscope.metrics.representation import CODES, DENSE
+from otoscope.protocols.claims import lead_beyond_null
 from otoscope.protocols.comparison import Estimate
 from otoscope.protocols.strict.results import LayerLead, StrictResults
 from otoscope.resampling.intervals import MIN_GROUPS
@@ -237,6 +240,12 @@ def describe_lead_with_p(lead: LayerLead) -> str:
 
 def _p(value: float) -> str:
     return formatting.decimal(value, 3).removeprefix("0")
+
+
+def describe_leads_beyond_null(leads: Sequence[LayerLead], curves: pl.DataFrame) -> str:
+    """Return the leads with the means of their nulls subtracted, joined by semicolons; empty if none is measured."""
+    found = ((lead, lead_beyond_null(lead, curves)) for lead in leads)
+    return "; ".join(describe_lead(lead.first, lead.second, beyond) for lead, beyond in found if beyond.measured)
 
 
 def describe_lead(first: str, second: str, lead: Estimate, p: str = "") -> str:

@@ -12,6 +12,7 @@ from otoscope.report.estimates import (
     capitalised,
     decimal_with_interval,
     describe_lead,
+    describe_leads_beyond_null,
     describe_lower_from,
     describe_readers,
     dimensions,
@@ -212,6 +213,5 @@ def _nulls_of_layers(claim: OrderingClaim) -> Iterator[str]:
         "The R² that weights the layers includes differences between groups, which permuted targets keep; null means "
         f"by layer: {'; '.join(each)}."
     )
-    beyond = {lead: claim.lead_beyond_null(lead) for lead in claim.leads}
-    each = [describe_lead(lead.first, lead.second, found) for lead, found in beyond.items() if found.measured]
-    yield f"{text} With these subtracted, {'; '.join(each)}." if each else text
+    beyond = describe_leads_beyond_null(claim.leads, claim.curves)
+    yield f"{text} With these subtracted, {beyond}." if beyond else text

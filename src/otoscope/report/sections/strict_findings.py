@@ -11,7 +11,6 @@ from otoscope.formatting import backed, comma_list, decimal, ends, known, percen
 from otoscope.metrics.representation import BASELINES, CODES, DENSE, REPRESENTATIONS, representation_label
 from otoscope.metrics.results import Row
 from otoscope.metrics.stability import SHARE
-from otoscope.protocols.claims import OrderingClaim
 from otoscope.protocols.comparison import TOLD_BY_GROUPS, Advantage, Comparison, Estimate, Relation
 from otoscope.protocols.strict.layers_and_limits import MARGINS
 from otoscope.protocols.strict.results import LeadDecision, StrictResults
@@ -20,8 +19,8 @@ from otoscope.report.estimates import (
     capitalised,
     caution_of_codes,
     decimal_with_interval,
-    describe_lead,
     describe_lead_with_p,
+    describe_leads_beyond_null,
     describe_readers,
     interval,
     points,
@@ -368,23 +367,17 @@ def layer_findings(results: StrictResults) -> list[Finding]:
 
 def _centres(results: StrictResults) -> str:
     """Return the centres of the compared categories, that of a flat curve, and leads beyond the null, as sentences."""
-    order = OrderingClaim(leads=results.leads, curves=results.where(metric="category_r2").rows)
+    curves = results.where(metric="category_r2")
     names = dict.fromkeys(name for lead in results.leads for name in (lead.first, lead.second))
     rows = {row["target"]: row for row in results.where(metric="centre_layer", representation=DENSE)}
     each = [f"{name} {decimal_with_interval(Estimate.from_row(rows[name]), 2)}" for name in names if name in rows]
-    layers = {row["layer"] for row in results.where(metric="category_r2")}
+    layers = curves.unique("layer")
     text = ""
     if each and layers:
         flat = decimal(sum(layers) / len(layers), 2)
         text = f" Centres: {comma_list(each)}; a curve that is the same in all layers has its centre at {flat}."
-    found = {lead: order.lead_beyond_null(lead) for lead in results.leads}
-    beyond = [
-        describe_lead(lead.first, lead.second, lead_beyond)
-        for lead, lead_beyond in found.items()
-        if lead_beyond.measured
-    ]
-    if beyond:
-        text += f" R² includes differences between groups; with the means of the nulls subtracted, {'; '.join(beyond)}."
+    if beyond := describe_leads_beyond_null(results.leads, curves.rows):
+        text += f" R² includes differences between groups; with the means of the nulls subtracted, {beyond}."
     return text
 
 
