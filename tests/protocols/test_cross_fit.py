@@ -163,7 +163,9 @@ def test_readers_of_a_fold_read_the_features_of_that_fold() -> None:
 def test_fit_factors_with_features_of_each_fold_has_the_weights_of_the_first() -> None:
     (features, own), (_, _, factors) = turned(), planted()
     alone = fit_factors(own[0], factors, groups=GROUP, split=SPLITS[0])
-    np.testing.assert_array_equal(fit_factors(own, factors, groups=GROUP, split=SPLITS).weights, alone.weights)
+    weights = fit_factors(own, factors, groups=GROUP, split=SPLITS).weights
+    # several folds are solved together, so sums may differ by rounding
+    np.testing.assert_allclose(weights, alone.weights, rtol=1e-12, atol=1e-15)
     # a mean over other orders of the columns would be of no column
     assert np.abs(fit_factors(features, factors, groups=GROUP, split=SPLITS).weights - alone.weights).max() > 0.1
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import get_cython_function_address, intrinsic
@@ -134,26 +134,14 @@ def update_factor(routines: Routines, gram: Gram, weights: PerFeature, support: 
     is determined by those before it, at which the factor ends, or one that exceeds the capacity, or NO_FEATURE.
     """
     if support.size[0] == 0:
-        chosen = np.flatnonzero(weights)
-        heaviest = chosen[np.argsort(-np.abs(weights[chosen]), kind="mergesort")]
-        stop = min(len(chosen), len(support.order))
-        support.order[:stop] = heaviest[:stop]
-        determined = _factor_tail(routines, gram, support, 0, stop)
-        return heaviest[stop] if determined == NO_FEATURE and stop < len(heaviest) else determined
-    factor, order, size = support.factor, support.order, support.size[0]
+        return _new_factor(routines, gram, weights, support)
+    order, size = support.order, support.size[0]
     inside = np.zeros(len(weights), dtype=np.bool_)
     solid = 0
     while solid < size and weights[order[solid]] != 0.0:
         inside[order[solid]] = True
         solid += 1
-    stop = solid
-    for i in range(solid, size):
-        if weights[order[i]] != 0.0:
-            if stop != i:
-                factor[stop, :solid] = factor[i, :solid]
-            order[stop] = order[i]
-            inside[order[i]] = True
-            stop += 1
+    stop = _move_up(weights, support, inside, solid)
     stayed, beyond = stop, NO_FEATURE
     for j in range(len(weights)):
         if weights[j] != 0.0 and not inside[j]:
@@ -166,6 +154,37 @@ def update_factor(routines: Routines, gram: Gram, weights: PerFeature, support: 
         _append(routines, gram, support, solid, stayed, stop)
     determined = _factor_tail(routines, gram, support, solid, stop)
     return beyond if determined == NO_FEATURE else determined
+
+
+@numba.njit(cache=True, nogil=True)
+def _new_factor(routines: Routines, gram: Gram, weights: PerFeature, support: ActiveSet) -> int:
+    """Factor the features with nonzero weight, the largest weights first."""
+    # loops instead of array expressions, which take several times as long to compile
+    chosen = np.flatnonzero(weights)
+    keys = np.empty(len(chosen))
+    for i in range(len(chosen)):
+        keys[i] = -abs(weights[chosen[i]])
+    heaviest = np.argsort(keys, kind="mergesort")
+    stop = min(len(chosen), len(support.order))
+    for i in range(stop):
+        support.order[i] = chosen[heaviest[i]]
+    determined = _factor_tail(routines, gram, support, 0, stop)
+    return chosen[heaviest[stop]] if determined == NO_FEATURE and stop < len(heaviest) else determined
+
+
+@numba.njit(cache=True, nogil=True)
+def _move_up(weights: PerFeature, support: ActiveSet, inside: Bool[np.ndarray, " p"], solid: int) -> int:
+    """Close the gaps that inactive features leave after the first `solid` ones; return the number of active ones."""
+    factor, order, stop = support.factor, support.order, solid
+    for i in range(solid, support.size[0]):
+        if weights[order[i]] != 0.0:
+            if stop != i:
+                for k in range(solid):
+                    factor[stop, k] = factor[i, k]
+            order[stop] = order[i]
+            inside[order[i]] = True
+            stop += 1
+    return stop
 
 
 @numba.njit(cache=True, nogil=True)

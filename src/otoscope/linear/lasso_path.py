@@ -50,7 +50,9 @@ def path_step(routines: Routines, gram: Gram, fall: float, state: PathState) -> 
     if not all_nonzero(weights, support):
         return
     chosen = support.order[: support.size[0]]
-    step = np.sign(weights[chosen])
+    step = np.empty(len(chosen))
+    for i in range(len(chosen)):
+        step[i] = np.sign(weights[chosen[i]])
     solve(routines, support.factor, len(chosen), step)
     for i in range(len(chosen)):
         old = weights[chosen[i]]
@@ -67,22 +69,27 @@ def drop_dependent(routines: Routines, gram: Gram, feature: int, state: PathStat
     `feature` is determined by the active features. The sum of absolute weights does not rise.
     """
     weights, support = state.weights, state.support
-    chosen = np.append(support.order[: support.size[0]], feature)
-    trade = gram[feature][chosen]
-    solve(routines, support.factor, support.size[0], trade)
-    trade[-1] = -1.0
-    if weights[feature] < 0.0:
-        trade *= -1.0
+    active = support.size[0]
+    chosen, trade = np.empty(active + 1, np.int64), np.empty(active + 1)
+    for i in range(active):
+        chosen[i], trade[i] = support.order[i], gram[feature, support.order[i]]
+    chosen[active] = feature
+    solve(routines, support.factor, active, trade)
+    trade[active] = -1.0
+    rise, sign = 0.0, -1.0 if weights[feature] < 0.0 else 1.0
+    for i in range(len(chosen)):
+        trade[i] *= sign
+        rise += trade[i] * np.sign(weights[chosen[i]])
     # rounding must not reverse the direction in which the feature's own weight reaches zero
-    if (trade * np.sign(weights[chosen])).sum() > ROUNDING:
-        trade *= -1.0
+    if rise > ROUNDING:
+        for i in range(len(chosen)):
+            trade[i] = -trade[i]
     first, length = len(chosen) - 1, np.inf
     for i in range(len(chosen)):
         if weights[chosen[i]] * trade[i] < 0.0 and -weights[chosen[i]] / trade[i] < length:
             first, length = i, -weights[chosen[i]] / trade[i]
-    if length == np.inf:
-        trade[:], length = 0.0, 0.0
-    trade *= length
+    for i in range(len(chosen)):
+        trade[i] = trade[i] * length if length < np.inf else 0.0
     trade[first] = -weights[chosen[first]]
     for i in range(len(chosen)):
         weights[chosen[i]] += trade[i]
@@ -99,16 +106,18 @@ def newton_step(routines: Routines, gram: Gram, alpha: float, state: PathState) 
     """
     weights, slope, support = state.weights, state.slope, state.support
     chosen = support.order[: support.size[0]]
-    signs = np.sign(weights[chosen])
-    step = slope[chosen] - alpha * signs
-    solve(routines, support.factor, len(chosen), step)
-    curve = np.zeros(len(slope))
-    subtract_rows(gram, chosen, -step, curve)
-    ends = np.full(len(chosen), np.inf)
+    signs, step, back, ends = np.empty(len(chosen)), np.empty(len(chosen)), np.empty(len(chosen)), np.empty(len(chosen))
     for i in range(len(chosen)):
-        if (weights[chosen[i]] + step[i]) * weights[chosen[i]] <= 0.0:
-            ends[i] = -weights[chosen[i]] / step[i]
-    bends = np.argsort(ends)
+        signs[i] = np.sign(weights[chosen[i]])
+        step[i] = slope[chosen[i]] - alpha * signs[i]
+    solve(routines, support.factor, len(chosen), step)
+    for i in range(len(chosen)):
+        back[i] = -step[i]
+        turns = (weights[chosen[i]] + step[i]) * weights[chosen[i]] <= 0.0
+        ends[i] = -weights[chosen[i]] / step[i] if turns else np.inf
+    curve = np.zeros(len(slope))
+    subtract_rows(gram, chosen, back, curve)
+    bends = np.argsort(ends, kind="mergesort")
     here = 0.0
     for b in range(len(chosen) + 1):
         descent, bow = 0.0, 0.0
@@ -201,13 +210,14 @@ def _path(
     most: int,
 ) -> tuple[Float[np.ndarray, "alphas p"], Float[np.ndarray, " alphas"]]:
     state = PathState(weights, target.copy(), empty_active_set(most))
-    subtract_rows(gram, np.flatnonzero(weights), weights[weights != 0.0], state.slope)
+    subtract_rows(gram, np.arange(len(weights)), weights, state.slope)
     found, gaps = np.empty((len(alphas), len(target))), np.empty(len(alphas))
     for a in range(len(alphas)):
         if a > 0:
             path_step(routines, gram, alphas[a - 1] - alphas[a], state)
         gaps[a] = _solve_at(routines, gram, target, target_square, alphas[a], tolerance, state)
-        found[a] = weights
+        for i in range(len(weights)):
+            found[a, i] = weights[i]
     return found, gaps
 
 
