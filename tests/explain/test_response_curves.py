@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from otoscope.errors import EvaluationError
-from otoscope.explain.response_curves import band_bins, best_band_r2, explained_shares, response_curve, selectivity
+from otoscope.explain.response_curves import (
+    band_bins,
+    best_band_r2,
+    explained_shares,
+    response_curve,
+    response_curves,
+    selectivity,
+)
 
 GROUPS, CLIPS, FRAMES = 6, 5, 120
 
@@ -100,3 +107,18 @@ def test_a_latent_that_never_fires_has_a_flat_curve(rows: dict[str, np.ndarray])
     assert not curve.responds
     assert np.isnan(curve.centre)
     assert curve.selectivity == selectivity(np.zeros(4)) == 0
+
+
+def test_response_curves_of_several_latents_are_those_of_each(rows: dict[str, np.ndarray]) -> None:
+    rng = np.random.default_rng(3)
+    latents = {latent: np.maximum(rng.standard_normal(len(rows["pitch"])), 0) for latent in (2, 5)}
+    quantities = {"pitch": rows["pitch"], "level": rng.standard_normal(len(rows["pitch"]))}
+    quantities["constant"] = np.ones(len(rows["pitch"]))
+    known = {"groups": rows["groups"], "clips": rows["clips"]}
+    found = response_curves(latents, quantities, **known)
+    assert found.keys() == {(latent, name) for latent in latents for name in ("pitch", "level")}
+    for (latent, name), curve in found.items():
+        alone = response_curve(latents[latent], quantities[name], **known)
+        assert alone is not None
+        assert (curve.r2, curve.centre) == (alone.r2, alone.centre)
+        np.testing.assert_array_equal(curve.null, alone.null)

@@ -64,9 +64,10 @@ def score_cards(
     AUROCs are computed within each group and averaged. A group in which the latent always or never fires has none. The
     scores are one family: `permuted_high` is that of the largest score of all cards.
     """
+    moves = _moves(frames)
     return _tested_scores(
         [
-            _score(card, own, frames, [other for other in cards if other is not card])
+            _score(card, own, frames, [other for other in cards if other is not card], moves)
             for card, own in zip(cards, activations, strict=True)
         ]
     )
@@ -105,7 +106,8 @@ def card(
     if shared := set(frames.groups[test].tolist()) & set(frames.groups[~test].tolist()):
         raise EvaluationError(f"group {sorted(shared)[0]!r} is on both sides of the test; keep groups whole")
     written = describe_latents({latent: activations[~test]}, frames.take(~test))[latent]
-    score = _score(written, activations[test], frames.take(test), others)
+    tested = frames.take(test)
+    score = _score(written, activations[test], tested, others, _moves(tested))
     return ScoredDescription(written, _tested_scores([score])[0])
 
 
@@ -128,11 +130,21 @@ def _tested_scores(scored: Sequence[_Scored]) -> list[CardScore]:
     ]
 
 
+def _moves(frames: FrameTable) -> list[Int[np.ndarray, " rows"]]:
+    """Return the permutations of frames for the nulls of all cards: the frame whose firing each frame takes."""
+    rows, members = np.arange(len(frames.groups), dtype=np.int32), group_members(*number_groups(frames.groups))
+    return [
+        move_within_groups(rows, frames.clips, members, np.random.default_rng([0, turn]))
+        for turn in range(CARD_PERMUTATIONS)
+    ]
+
+
 def _score(
     card: LatentDescription,
     activations: Float[np.ndarray, " rows"],
     frames: FrameTable,
     others: Sequence[LatentDescription],
+    moves: Sequence[Int[np.ndarray, " rows"]],
 ) -> _Scored:
     fires, predicted = activations > 0, card.predict(frames)
     ranks = group_ranks(predicted, frames.groups)
@@ -141,12 +153,7 @@ def _score(
         score = CardScore(*[math.nan] * 9, groups=0, rows=len(fires))
         return _Scored(score, np.full(CARD_PERMUTATIONS, math.nan))
     own = np.array(list(per_group.values()))
-    members = group_members(*number_groups(frames.groups))
-    # the same permutations for every card
-    null = [
-        _mean(ranks.aurocs(move_within_groups(fires, frames.clips, members, np.random.default_rng([0, turn]))))
-        for turn in range(CARD_PERMUTATIONS)
-    ]
+    null = [_mean(ranks.aurocs(fires[rows])) for rows in moves]
 
     def of_control(score: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " groups"]:
         return np.array(list(group_ranks(score, frames.groups).aurocs(fires).values()))

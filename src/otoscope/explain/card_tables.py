@@ -29,7 +29,7 @@ from otoscope.explain.response_curves import (
     band_bins,
     best_band_r2,
     explained_shares,
-    response_curve,
+    response_curves,
     tested_as_family,
 )
 from otoscope.explain.temporal_profile import TemporalProfile, sound_onsets, temporal_profile
@@ -261,11 +261,7 @@ def _curves(
     activations: Mapping[int, Float[np.ndarray, " rows"]], frames: FrameTable
 ) -> dict[tuple[int, str], ResponseCurve]:
     """Return the response of each latent to each descriptor, tested as one family."""
-    found: dict[tuple[int, str], ResponseCurve] = {}
-    for latent, own in activations.items():
-        for name, values in frames.reliable.items():
-            if (curve := response_curve(own, values, groups=frames.groups, clips=frames.clips)) is not None:
-                found[latent, name] = curve
+    found = response_curves(activations, frames.reliable, groups=frames.groups, clips=frames.clips)
     return dict(zip(found, tested_as_family(list(found.values())), strict=True))
 
 

@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 
 from otoscope.errors import EvaluationError
 from otoscope.explain.frame_descriptors import DESCRIPTORS, FrameTable, pitch_hz
-from otoscope.explain.response_curves import ResponseCurve, half_rise, response_curve, tested_as_family
+from otoscope.explain.response_curves import ResponseCurve, half_rise, response_curves, tested_as_family
 from otoscope.resampling.exchange import LEVEL, exchange
 from otoscope.resampling.nulls import compare_with_maximum
 
@@ -126,11 +126,10 @@ def describe_latents(
     chosen = {"voiced": frames.voiced, "unvoiced": ~frames.voiced, "": np.ones(len(frames.groups), dtype=bool)}
     parts = {kind: frames.take(chosen[kind]) for kind in set(voicing.values())}
     curves: dict[tuple[int, str], ResponseCurve] = {}
-    for latent in (latent for latent, here in fires.items() if here.any()):
-        part, own = parts[voicing[latent]], activations[latent][chosen[voicing[latent]]]
-        for name, values in part.reliable.items():
-            if (curve := response_curve(own, values, groups=part.groups, clips=part.clips)) is not None:
-                curves[latent, name] = curve
+    for kind, part in parts.items():
+        own = {latent: activations[latent][chosen[kind]] for latent in fires if voicing[latent] == kind}
+        fired = {latent: one for latent, one in own.items() if fires[latent].any()}
+        curves |= response_curves(fired, part.reliable, groups=part.groups, clips=part.clips)
     tested = dict(zip(curves, tested_as_family(list(curves.values())), strict=True))
     lifts = _class_lifts(fires, frames) if fires else {}
     return {

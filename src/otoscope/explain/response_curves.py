@@ -79,46 +79,70 @@ def response_curve(
     >>> abs(curve.centre - 20) < 1, curve.responds
     (True, True)
     """
-    if not len(activations) == len(values) == len(groups) == len(clips):
-        raise EvaluationError(
-            f"{len(activations)} activations, {len(values)} values, {len(groups)} groups and {len(clips)} clips; give "
-            "one of each per row"
-        )
-    known = np.isfinite(values)
-    codes, n_groups = number_groups(groups[known])
-    if known.sum() < MIN_ROWS or n_groups < 2:
-        return None
-    a, x, clip = activations[known].astype(np.float64), values[known].astype(np.float64), clips[known]
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)))
-    if len(edges) < 3:
-        return None
-    place = _bins(x, edges)
-    n_bins = len(edges) - 1
-    sums = BinSums.of(a, place, n_bins, codes, n_groups)
-    mean, low, high = sums.interval()
-    medians = np.array([np.median(x[place == b]) if (place == b).any() else np.nan for b in range(n_bins)])
-    members = group_members(codes, n_groups)
-    # the same rotations for every latent and descriptor with values in the same frames
-    null = [
-        BinSums.of(a, move_within_groups(place, clip, members, rng), n_bins, codes, n_groups).r2()
-        for rng in (np.random.default_rng([seed, turn]) for turn in range(rotations))
-    ]
-    centre, width = centre_and_width(mean, medians)
-    curve = ResponseCurve(
-        edges=edges,
-        medians=medians,
-        mean=mean,
-        low=low,
-        high=high,
-        rows=len(a),
-        groups=n_groups,
-        centre=centre,
-        width=width,
-        selectivity=selectivity(mean),
-        r2=sums.r2(),
-        null=np.asarray(null, dtype=np.float64),
+    curves = response_curves(
+        {0: activations}, {"": values}, groups=groups, clips=clips, bins=bins, rotations=rotations, seed=seed
     )
-    return tested_as_family([curve])[0]
+    return tested_as_family(list(curves.values()))[0] if curves else None
+
+
+def response_curves(
+    activations: Mapping[int, Float[np.ndarray, " rows"]],
+    quantities: Mapping[str, Float[np.ndarray, " rows"]],
+    *,
+    groups: Shaped[np.ndarray, " rows"],
+    clips: Int[np.ndarray, " rows"],
+    bins: int = BINS,
+    rotations: int = ROTATIONS,
+    seed: int = 0,
+) -> dict[tuple[int, str], ResponseCurve]:
+    """Return the curves of latents and quantities, as `response_curve`, but not tested; the family is the caller's.
+
+    Curves that `response_curve` leaves out are missing. The rotations are the same for all latents and quantities.
+    """
+    found: dict[tuple[int, str], ResponseCurve] = {}
+    for name, values in quantities.items():
+        for one in activations.values():
+            if not len(one) == len(values) == len(groups) == len(clips):
+                raise EvaluationError(
+                    f"{len(one)} activations, {len(values)} values, {len(groups)} groups and {len(clips)} clips; give "
+                    "one of each per row"
+                )
+        known = np.isfinite(values)
+        codes, n_groups = number_groups(groups[known])
+        if known.sum() < MIN_ROWS or n_groups < 2:
+            continue
+        x = values[known].astype(np.float64)
+        edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)))
+        if len(edges) < 3:
+            continue
+        place, n_bins = _bins(x, edges), len(edges) - 1
+        medians = np.array([np.median(x[place == b]) if (place == b).any() else np.nan for b in range(n_bins)])
+        responses = {latent: one[known].astype(np.float64) for latent, one in activations.items()}
+        null = {latent: np.empty(rotations) for latent in responses}
+        members = group_members(codes, n_groups)
+        for turn in range(rotations):
+            moved = move_within_groups(place, clips[known], members, np.random.default_rng([seed, turn]))
+            for latent, a in responses.items():
+                null[latent][turn] = BinSums.of(a, moved, n_bins, codes, n_groups).r2()
+        for latent, a in responses.items():
+            sums = BinSums.of(a, place, n_bins, codes, n_groups)
+            mean, low, high = sums.interval()
+            centre, width = centre_and_width(mean, medians)
+            found[latent, name] = ResponseCurve(
+                edges=edges,
+                medians=medians,
+                mean=mean,
+                low=low,
+                high=high,
+                rows=len(a),
+                groups=n_groups,
+                centre=centre,
+                width=width,
+                selectivity=selectivity(mean),
+                r2=sums.r2(),
+                null=null[latent],
+            )
+    return found
 
 
 def tested_as_family(curves: Sequence[ResponseCurve]) -> list[ResponseCurve]:
