@@ -60,6 +60,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     assert min(grown) < 0.1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path):
     write_corpus(tmp_path / "short", [61.0])
     write_corpus(tmp_path / "long", [1800.0])

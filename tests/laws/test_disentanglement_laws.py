@@ -35,7 +35,7 @@ def agree(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(other[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(SEEDS, st.booleans())
 def test_disentanglement_ignores_order_scale_and_dead_latents(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)
@@ -47,7 +47,7 @@ def test_disentanglement_ignores_order_scale_and_dead_latents(seed: int, sparse:
     agree(plain, card(np.concatenate([codes, dead], axis=1), factors))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(SEEDS, st.booleans())
 def test_disentanglement_bounds_and_undefined_values(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)
@@ -62,7 +62,7 @@ def test_disentanglement_bounds_and_undefined_values(seed: int, sparse: bool) ->
             np.testing.assert_array_equal(np.isnan(values[5:]), [True, True], err_msg=name)
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(SEEDS, st.booleans())
 def test_disentanglement_ignores_scale_of_factors(seed: int, sparse: bool) -> None:
     codes, factors = clips(seed, sparse=sparse)

@@ -22,6 +22,8 @@ from otoscope.runs.training import GridMember
 from otoscope.sae.model import load_sae
 from tests.support.small_runs import SMALL_STRICT, SUNG, Tiny, write_config
 
+pytestmark = pytest.mark.slow
+
 MEMBER = GridMember(1, "encode_then_pool", "default", 64, 0.75, 0)
 SINGERS = 5
 PER_FOLD = "cross-fitted over 5 folds with dictionaries of their own; each of the 5 groups (30 clips) is tested once"

@@ -10,7 +10,7 @@ from otoscope.corpus.table import Corpus
 from otoscope.pipeline.run import run
 from tests.support.small_runs import write_config
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

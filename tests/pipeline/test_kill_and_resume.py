@@ -36,52 +36,78 @@ def trials(kind: str, config: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def told(config: Path) -> dict[str, Any]:
-    found = trials("kills", config)
+    found = trials("one_kill", config)
     assert found["unbroken"]["code"] == 0
     return found
+
+
+@pytest.fixture(scope="module")
+def further(config: Path, told: dict[str, Any]) -> dict[str, Any]:
+    """Further kills, of runs to be compared with the unbroken one."""
+    return trials("further_kills", config)
 
 
 def results(folder: Path, name: str) -> bytes:
     return (folder / name / "results.parquet").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("stage", "there", "not_there"),
-    [
-        ("extract", "activations/card.json", "activations/manifest.json"),
-        ("train", "saes/{}/progress.safetensors", "saes/index.json"),
-        ("evaluate", "parts/layer00-dense.parquet", "results.parquet"),
-    ],
-)
-def test_run_killed_in_a_stage_resumes_to_the_same_bytes(
-    folder: Path, told: dict[str, Any], stage: str, there: str, not_there: str
-) -> None:
-    outcome = told[stage]
+def require_resumed(outcome: dict[str, Any], there: str, not_there: str) -> None:
+    """Check that a run was killed between two files of a stage, and that the same command then ended."""
     assert outcome["end"] == -signal.SIGKILL
     assert there.format("layer01-frames-default-m64-k16-seed0") in outcome["left"], "killed before its middle"
     assert not_there not in outcome["left"], "killed after its end"
     assert outcome["code"] == 0
+
+
+def require_stopped(outcome: dict[str, Any], code: int) -> None:
+    """Check that a run stopped by a signal ended with a code and the way to resume it."""
+    assert outcome["code"] == code
+    assert outcome["told"].splitlines()[-1] == "stopped; run the same command again to resume"
+    assert "Traceback" not in outcome["told"]
+
+
+def test_run_killed_in_training_resumes_to_the_same_bytes(folder: Path, told: dict[str, Any]) -> None:
+    require_resumed(told["train"], "saes/{}/progress.safetensors", "saes/index.json")
+    assert results(folder, "killed-in-train") == results(folder, "unbroken")
+
+
+def test_run_stopped_by_ctrl_c_prints_how_to_resume(told: dict[str, Any]) -> None:
+    require_stopped(told["SIGINT"], 130)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "there", "not_there"),
+    [
+        ("extract", "activations/card.json", "activations/manifest.json"),
+        ("evaluate", "parts/layer00-dense.parquet", "results.parquet"),
+    ],
+)
+def test_run_killed_in_a_stage_resumes_to_the_same_bytes(
+    folder: Path, further: dict[str, Any], stage: str, there: str, not_there: str
+) -> None:
+    require_resumed(further[stage], there, not_there)
     assert results(folder, f"killed-in-{stage}") == results(folder, "unbroken")
 
 
-def test_run_killed_in_a_stage_keeps_finished_results(told: dict[str, Any]) -> None:
-    assert [name for name in told["evaluate"]["untouched"] if name.startswith("parts/layer")] == [
+@pytest.mark.slow
+def test_run_killed_in_a_stage_keeps_finished_results(further: dict[str, Any]) -> None:
+    assert [name for name in further["evaluate"]["untouched"] if name.startswith("parts/layer")] == [
         f"parts/layer0{layer}-dense.{kind}" for layer in (0, 1, 2) for kind in ("json", "parquet", "safetensors")
     ]
-    assert len([name for name in told["evaluate"]["untouched"] if name.endswith("sae.safetensors")]) == 4
+    assert len([name for name in further["evaluate"]["untouched"] if name.endswith("sae.safetensors")]) == 4
 
 
-def test_run_killed_at_random_resumes_to_the_same_bytes(folder: Path, told: dict[str, Any]) -> None:
-    assert told["random"]["killed"] == 2, "no run lived long enough to be killed"
-    assert told["random"]["code"] == 0
+@pytest.mark.slow
+def test_run_killed_at_random_resumes_to_the_same_bytes(folder: Path, further: dict[str, Any]) -> None:
+    assert further["random"]["killed"] == 2, "no run lived long enough to be killed"
+    assert further["random"]["code"] == 0
     assert results(folder, "killed-at-random") == results(folder, "unbroken")
 
 
-@pytest.mark.parametrize(("signum", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_run_stopped_by_a_signal_prints_how_to_resume(told: dict[str, Any], signum: str, code: int) -> None:
-    assert told[signum]["code"] == code
-    assert told[signum]["told"].splitlines()[-1] == "stopped; run the same command again to resume"
-    assert "Traceback" not in told[signum]["told"]
+@pytest.mark.slow
+def test_run_stopped_by_a_signal_to_end_prints_how_to_resume(further: dict[str, Any]) -> None:
+    require_stopped(further["SIGTERM"], 143)
 
 
 def artifacts(folder: Path) -> dict[str, bytes]:

@@ -111,8 +111,16 @@ def test_run_predicts_an_octave_from_every_layer_and_sae(tmp_path: Path, tiny: T
         (["factors.truth=false"], {"probe_accuracy", "explained_variance"}),
         (["evaluate.labels=[]"], {"factor_r2", "explained_variance"}),
         (["evaluate.labels=[]", "factors.truth=false"], {"explained_variance"}),
-        (["train.seeds=[0, 1]"], {"probe_accuracy", "factor_r2", "explained_variance"}),
-        (["extract.dtype=float16"], {"probe_accuracy", "factor_r2", "explained_variance"}),
+        pytest.param(
+            ["train.seeds=[0, 1]"],
+            {"probe_accuracy", "factor_r2", "explained_variance"},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["extract.dtype=float16"],
+            {"probe_accuracy", "factor_r2", "explained_variance"},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",
 )

@@ -176,9 +176,9 @@ def test_run_rewrites_only_the_page_for_another_title(summary: RunSummary, path:
     [
         ("evaluate.labels=[technique]", ["evaluate"]),
         ("train.latents=32", ["train", "evaluate"]),
-        ("train.seeds=[0, 1]", ["train", "evaluate"]),
-        ("extract.layers=[1, 3]", ["extract", "evaluate"]),
-        ("splits.seed=1", ["corpus", "factors", "extract", "train", "evaluate"]),
+        pytest.param("train.seeds=[0, 1]", ["train", "evaluate"], marks=pytest.mark.slow),
+        pytest.param("extract.layers=[1, 3]", ["extract", "evaluate"], marks=pytest.mark.slow),
+        pytest.param("splits.seed=1", ["corpus", "factors", "extract", "train", "evaluate"], marks=pytest.mark.slow),
         ("max_set_aside=0.5", ["corpus"]),
     ],
 )

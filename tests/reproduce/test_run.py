@@ -134,6 +134,7 @@ def test_reproduce_can_choose_the_layers(data: Path, tiny: Tiny, tmp_path: Path,
     ]
 
 
+@pytest.mark.slow
 def test_reproduce_resumes_after_kills_to_the_same_bytes(data: Path, tiny: Tiny, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.reproductions", str(data), str(tiny("hubert")), str(tmp_path)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -1,6 +1,6 @@
 """Break runs as machines do, in child processes: kill -9 at chosen and at random moments, and a full disk.
 
-Run as a module, `python -m tests.support.kill_and_resume kills|every_stage|signals|full_disks CONFIG FOLDER`, it prints
+Run as a module, `python -m tests.support.kill_and_resume KIND CONFIG FOLDER` with a kind of `TRIALS`, it prints
 one JSON line about what happened.
 """
 
@@ -185,15 +185,26 @@ def stop(config: Path, folder: Path, signum: signal.Signals) -> dict[str, Any]:
     return {"code": end_of(pid), "told": told.read_text()}
 
 
-def kills(config: Path, folder: Path) -> dict[str, Any]:
-    start_s = time.monotonic()
+def one_kill(config: Path, folder: Path) -> dict[str, Any]:
+    """Run without a kill; kill one run while it trains, and stop another by Ctrl-C."""
     code = end_of(child(evaluate(config, folder / "unbroken")))
-    whole_s = time.monotonic() - start_s
     return {
         "unbroken": {"code": code},
-        **{stage: kill_in_the_middle(stage, config, folder) for stage in MIDDLES},
+        "train": kill_in_the_middle("train", config, folder),
+        "SIGINT": stop(config, folder, signal.SIGINT),
+    }
+
+
+def further_kills(config: Path, folder: Path) -> dict[str, Any]:
+    """Kill runs while they extract and evaluate, and at random; stop one by a signal to end."""
+    start_s = time.monotonic()
+    code = end_of(child(evaluate(config, folder / "timed")))
+    whole_s = time.monotonic() - start_s
+    return {
+        "timed": {"code": code},
+        **{stage: kill_in_the_middle(stage, config, folder) for stage in ("extract", "evaluate")},
         "random": kill_at_random(config, folder, whole_s=whole_s, kills=2),
-        **{signum.name: stop(config, folder, signum) for signum in (signal.SIGINT, signal.SIGTERM)},
+        "SIGTERM": stop(config, folder, signal.SIGTERM),
     }
 
 
@@ -230,16 +241,18 @@ def full_disks(config: Path, folder: Path) -> dict[str, Any]:
     return {stage: fill_the_disk(stage, config, folder) for stage in STAGES}
 
 
+TRIALS = {
+    "one_kill": one_kill,
+    "further_kills": further_kills,
+    "full_disks": full_disks,
+    "every_stage": kills_in_every_stage,
+    "signals": signals_in_every_stage,
+}
+
 if __name__ == "__main__":
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the commands print is not what this module tells
     load_encoder(load_config(sys.argv[2]).model)  # what it imports is then there in every child
-    trials = {
-        "kills": kills,
-        "full_disks": full_disks,
-        "every_stage": kills_in_every_stage,
-        "signals": signals_in_every_stage,
-    }[sys.argv[1]]
-    told = json.dumps(trials(Path(sys.argv[2]), Path(sys.argv[3])))
+    told = json.dumps(TRIALS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3])))
     os.write(kept, told.encode())

@@ -17,6 +17,8 @@ from otoscope.resampling.groups import fold_splits
 from tests.support.page_reader import read_page
 from tests.support.small_runs import SMALL_STRICT, SUNG, Tiny, write_config
 
+pytestmark = pytest.mark.slow
+
 LAYERS = [1, 2]
 STRICT = {
     **SMALL_STRICT,

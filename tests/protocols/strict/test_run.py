@@ -146,6 +146,7 @@ def test_strict_run_is_cached(config: Path, whole: Path, rows: pl.DataFrame):
     assert "evaluate" in stages_of_last_run(whole)[1]
 
 
+@pytest.mark.slow
 def test_strict_run_resumes_after_a_kill_with_the_same_bytes(
     config: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ):
