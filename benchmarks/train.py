@@ -10,9 +10,9 @@ cpu --threads 1` measures processor time of one thread instead. Each step is the
 as by default (no latent is dead yet), backward, gradient projection or clipping if present, optimiser, schedule,
 normalisation. otoscope takes the step that `fit` would take here: on the error at k like the peers, and on the sums of
 errors that the default preset minimises in its first quarter (four budgets) and afterwards (two). `limit` is the
-encoder's dense product in the fastest precision of this machine, plus one read and one write of the weights and both
-Adam moments at the measured copy bandwidth. An option of a peer that is 20 times slower than that peer's default is
-dropped after one turn; a case ends after `CASE_S` seconds, with fewer rounds.
+encoder's dense product in the fastest precision of this machine, plus one pass that reads and writes an array as large
+as the weights and both Adam moments, each repeated as often as a turn has steps. An option of a peer that is 20 times
+slower than that peer's default is dropped after one turn; a case ends after `CASE_S` seconds, with fewer rounds.
 """
 
 import argparse
@@ -154,9 +154,9 @@ def measure(cases: list[Case], rounds: int, threads: int, clock: Callable[[], fl
         began = time.perf_counter()
         batches = [batch.to(device) for batch in make_batches(case)]
         contenders = [Contender(name, make(case, batches[0], threads), []) for name, make in MAKERS.items()]
-        limits = Limits(case, clock, device)
+        steps = max(STEPS, 512 // case.batch)
+        limits = Limits(case, steps, clock, device)
         contenders, dropped = warm_up(contenders, batches, clock)
-        steps = max(STEPS, 256 // case.batch)
         for turn in range(rounds):
             if turn >= 3 and time.perf_counter() - began > CASE_S:
                 break
@@ -233,7 +233,7 @@ def make_batches(case: Case) -> list[Any]:
 class Limits:
     """Lower bound of a step: the encoder's product, and one read and write of weights and moments."""
 
-    def __init__(self, case: Case, clock: Callable[[], float], device: str) -> None:
+    def __init__(self, case: Case, steps: int, clock: Callable[[], float], device: str) -> None:
         import torch
 
         x = torch.randn(case.batch, case.width, device=device)
@@ -242,35 +242,36 @@ class Limits:
         self.products: dict[str, Callable[[], Any]] = {
             name: (lambda a=a, b=b: a @ b.T) for name, (a, b) in pairs.items()
         }
-        self.clock = clock
-        self.times: dict[str, list[float]] = {name: [] for name in (*self.products, "copy")}
-        self.bytes = 2 * 3 * 2 * 4 * case.latents * case.width
-        self.source, self.target = torch.zeros(2, 2**25, device=device)
+        self.steps, self.clock = steps, clock
+        self.state = torch.zeros(2 * 3, case.latents, case.width, device=device)
+        self.times: dict[str, list[float]] = {name: [] for name in (*self.products, "memory")}
         self.measure()
         for values in self.times.values():
             values.clear()
 
     def measure(self) -> None:
-        for name, product in {**self.products, "copy": lambda: self.target.copy_(self.source)}.items():
+        for name, work in {**self.products, "memory": lambda: self.state.add_(1)}.items():
             time.sleep(0.01)
+            work()  # idle threads wake up
             start = self.clock()
-            product()
-            self.times[name].append(self.clock() - start)
+            for _ in range(self.steps):
+                work()
+            self.times[name].append((self.clock() - start) / self.steps)
 
     def fastest(self) -> tuple[str, float]:
         medians = {name: statistics.median(self.times[name]) for name in self.products}
         name = min(medians, key=lambda key: medians[key])
         return name, medians[name]
 
-    def bandwidth(self) -> float:
-        return 2 * self.source.nbytes / statistics.median(self.times["copy"])
+    def memory(self) -> float:
+        return statistics.median(self.times["memory"])
 
     def seconds(self) -> float:
-        return self.fastest()[1] + self.bytes / self.bandwidth()
+        return self.fastest()[1] + self.memory()
 
     def describe(self) -> str:
         name, seconds = self.fastest()
-        return f"product {1e3 * seconds:.2f} ms in {name}; memory {self.bandwidth() / 1e9:.1f} GB/s"
+        return f"product {1e3 * seconds:.2f} ms in {name}; memory {1e3 * self.memory():.2f} ms"
 
 
 def otoscope(budgets: tuple[float, ...]) -> Callable[[Case, Any, int], Callable[[Any], Any]]:

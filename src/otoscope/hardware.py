@@ -173,13 +173,15 @@ class Team:
 
     def run(self, job: Callable[[int, int], None], parts: Iterable[int]) -> None:
         """Call `job(thread, part)` for every part, in any order and from several threads; return when all are done."""
-        waiting = iter(list(parts))  # the interpreter's lock guards the iterator
+        listed = list(parts)
+        waiting = iter(listed)  # the interpreter's lock guards the iterator
 
         def work(thread: int) -> None:
             for part in waiting:
                 job(thread, part)
 
-        others = [self._pool.submit(work, i) for i in range(1, self.threads)] if self._pool else []
+        busy = min(self.threads, len(listed))
+        others = [self._pool.submit(work, i) for i in range(1, busy)] if self._pool else []
         work(0)
         for other in others:
             other.result()

@@ -339,10 +339,11 @@ def test_kernel_stepper_refuses_no_threads() -> None:
         KernelStepper(SparseAutoencoder(8, 32, TopK(4)), TrainConfig(), dead_window_rows=100, threads=-1)
 
 
-def test_chunk_size_leaves_work_for_four_threads() -> None:
-    for rows in range(4, 3000):
+def test_chunk_size_leaves_work_for_four_threads_unless_rows_are_few() -> None:
+    assert {chunk_size(rows) for rows in range(1, 65)} == {16}
+    for rows in range(65, 3000):
         size = chunk_size(rows)
-        assert 1 <= size <= 256
+        assert 16 < size <= 256
         assert -(-rows // size) >= 3
 
 

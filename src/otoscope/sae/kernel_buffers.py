@@ -11,8 +11,8 @@ from otoscope.sae.kernels import Entries, GradientSums
 from otoscope.sae.model import SparseAutoencoder
 from otoscope.sae.sparsifiers.penalised import Gated
 
-CHUNK = 256
-"""Most rows of which one thread selects and decodes the latents."""
+MIN_CHUNK, CHUNK = 16, 256
+"""Fewest and most rows of which one thread selects and decodes the latents: waking a thread takes as long as a few."""
 FEW_ROWS = 64
 """Up to this number of rows, no matrices are multiplied but those of the encoder."""
 BLOCKS = 8
@@ -23,9 +23,9 @@ def chunk_size(rows: int) -> int:
     """Return the rows per chunk of a batch; it depends on the batch and not on threads, which keeps sums the same.
 
     >>> [chunk_size(rows) for rows in (1, 16, 512, 2048)]
-    [1, 4, 128, 256]
+    [16, 16, 128, 256]
     """
-    return min(CHUNK, -(-rows // 4))
+    return min(CHUNK, max(MIN_CHUNK, -(-rows // 4)))
 
 
 class Workspace:
