@@ -13,6 +13,7 @@ from otoscope.protocols.claims import lead_beyond_null
 from otoscope.protocols.comparison import Estimate
 from otoscope.protocols.strict.results import LayerLead, StrictResults
 from otoscope.resampling.intervals import MIN_GROUPS
+from otoscope.runs.training import unlearned
 
 
 def percent_with_interval(estimate: Estimate) -> str:
@@ -221,6 +222,22 @@ def dense_codes_caution(k: int, width: int) -> str:
         f"Caution: k={k} is {percent(k / width, 0)} of the {width} dimensions of the layer{dense}. At this sparsity, "
         "principal axes reconstruct as well as true features, so explained variance does not tell them apart."
     )
+
+
+def describe_unlearned(cards: Mapping[str, Mapping[str, Any]], *, named: int = 0) -> str:
+    """Return which dictionaries training did not improve or hardly changed, with up to `named` of their names.
+
+    >>> describe_unlearned({"a": {"training": {"best_step": 0, "start": "principal axes"}}})
+    'The dictionary is principal axes, not learned (no step improved on the start for unseen groups).'
+    """
+    sentences: list[str] = []
+    for label, reason, names in unlearned(cards):
+        more = f" and {len(names) - named} others" if len(names) > named else ""
+        listed = f": {comma_list(names[:named])}{more}" if named else ""
+        verb = "is" if len(names) == 1 else "are"
+        of = f"Of {len(cards)} dictionaries, {len(names)} {verb}" if len(cards) > 1 else "The dictionary is"
+        sentences.append(f"{of} {label} ({reason}){listed}.")
+    return " ".join(sentences)
 
 
 def describe_lead_with_p(lead: LayerLead) -> str:

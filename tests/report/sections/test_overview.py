@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from otoscope.artifacts import read_table, write_table
+from otoscope.artifacts import read_json, read_table, write_json, write_table
 from otoscope.metrics.record import Record, to_table
 from otoscope.metrics.representation import DENSE
 from otoscope.report import write_report
@@ -109,6 +109,19 @@ def test_the_overview_shows_baselines_beside_what_they_are_compared_with(tmp_pat
         "reach 40 %, not distinguishable from layer 3 (90.3 %): 50.3 points less (95 % interval of the difference −"
     )
     assert paired in again.section("overview").replace("\u00a0", " ")
+
+
+def test_the_overview_and_the_findings_name_dictionaries_that_are_principal_axes(tmp_path: Path) -> None:
+    make_run(tmp_path, labels=("technique",), layers=(3,), sae_layers=(3,))
+    cards = sorted(tmp_path.glob("saes/*/card.json"))
+    for path in cards:
+        kept = {"best_step": 7, "start": "principal axes", "unchanged_share": 0.97}
+        write_json(path, {**read_json(path), "training": kept})
+    made = read_page(write_report(tmp_path, figures=False).read_text(encoding="utf-8"))
+    of_one, of_all = (made.section(name).replace("\u00a0", " ") for name in ("overview", "summary"))
+    reason = "principal axes, hardly changed (97 % of the active atoms have a cosine of at least"
+    assert f"The dictionary is {reason}" in of_one
+    assert f"are {reason}" in of_all
 
 
 def test_the_overview_and_the_findings_name_the_dimensions_that_probes_read(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from otoscope.metrics.predictions import accuracy_difference, confusion, recall_
 from otoscope.metrics.registry import describe_rows
 from otoscope.metrics.representation import CODES, DENSE, WITHOUT_MODEL, representation_label
 from otoscope.metrics.results import Row
-from otoscope.report.estimates import caution_of_codes, read_from
+from otoscope.report.estimates import caution_of_codes, describe_unlearned, read_from
 from otoscope.report.evidence import Evidence, count_folds
 from otoscope.report.figures.factors import factor_layer
 from otoscope.report.results import (
@@ -280,6 +280,7 @@ def variance_findings(run: RunData, *, thin: bool = False) -> list[Finding]:
     results = run.results
     parts: list[str] = []
     cautions: dict[str, None] = {}
+    shown: set[str] = set()
     for at in results.headline_sparsities:
         rows = results.of("explained_variance", "sae", sparsity=at).filter(pl.col("value").is_not_nan())
         if rows.is_empty():
@@ -290,11 +291,13 @@ def variance_findings(run: RunData, *, thin: bool = False) -> list[Finding]:
         if low["layer"] != high["layer"]:
             span = f"{_explained_at(results, low)} to {span}"
         parts.append(f"at {sparsity(at)} sparsity {span} of the variance on {_where(thin)} ({describe_rows(high)})")
+        shown |= set(rows["sae_id"])
         cautions |= dict.fromkeys(filter(None, (caution_of_codes(row, run.cards) for row in (low, high))))
     if not parts:
         return []
     text = f"The dictionaries explain {comma_list(parts)}; predicting the training mean explains 0{NBSP}%."
-    return [Finding("Reconstruction", " ".join([text, *cautions]))]
+    not_learned = describe_unlearned({sae_id: run.cards.get(sae_id, {}) for sae_id in sorted(shown)})
+    return [Finding("Reconstruction", " ".join(filter(None, [text, not_learned, *cautions])))]
 
 
 def _explained_at(results: Results, row: Row) -> str:

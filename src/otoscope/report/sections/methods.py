@@ -12,7 +12,7 @@ from otoscope.formatting import NBSP, comma_list, count, decimal, sparsity
 from otoscope.metrics.representation import representation_label
 from otoscope.protocols.strict import NAME
 from otoscope.report import tables
-from otoscope.report.estimates import capitalised
+from otoscope.report.estimates import capitalised, describe_unlearned
 from otoscope.report.evidence import (
     CHOOSING,
     coinciding_classes,
@@ -27,7 +27,6 @@ from otoscope.report.results import PREDICTED_R2, REFERENCE_SPARSITY
 from otoscope.report.run_data import RunData
 from otoscope.report.sections.strict_findings import margin_list
 from otoscope.resampling.intervals import fold_overlap
-from otoscope.runs.training import unlearned
 
 
 def strict_method(run: RunData) -> str | None:
@@ -275,10 +274,11 @@ def _codes(run: RunData) -> str | None:
     sparsities = [f"{sparsity(s)} (k={k})" for s, k in budgets.iter_rows()]
     pooling = POOLINGS.get(results.pooling)
     noun = "sparsity" if len(sparsities) == 1 else "sparsities"
+    not_learned = describe_unlearned(run.cards, named=MOST_NAMED)
     return (
         f"Sparse autoencoders with {results.latents} latents at {noun} {comma_list(sparsities)}"
         + (f"; {pooling}" if pooling else "")
-        + f". {_training_settings(run)}{_not_learned(run)}Seed {results.seed}."
+        + f". {_training_settings(run)}{not_learned}{' ' if not_learned else ''}Seed {results.seed}."
     )
 
 
@@ -290,15 +290,6 @@ def _training_settings(run: RunData) -> str:
         first, *others = presets
         return f"Trained with the preset {first} (all settings below); the full tables also hold {comma_list(others)}. "
     return f"Trained with the preset {comma_list(presets)} (all settings below). " if presets else ""
-
-
-def _not_learned(run: RunData) -> str:
-    """Return which dictionaries training did not improve or hardly changed."""
-    total, text = count(len(run.cards), "dictionary", "dictionaries"), ""
-    for label, reason, names in unlearned(run.cards):
-        more = f" and {len(names) - MOST_NAMED} others" if len(names) > MOST_NAMED else ""
-        text += f"Of {total} {len(names)} are {label} ({reason}): {comma_list(names[:MOST_NAMED])}{more}. "
-    return text
 
 
 MOST_NAMED = 4

@@ -15,6 +15,7 @@ from otoscope.report.estimates import (
     caution_of_codes,
     decimal_with_interval,
     describe_dimensions_read,
+    describe_unlearned,
     dimensions,
     layer_width,
     predicted_by_either,
@@ -117,13 +118,13 @@ def _held_out(run: RunData) -> Iterator[str]:
     row = results.at_codes_layer(results.of("explained_variance", "sae", sparsity=at))
     if row is not None:
         components = results.components_of(row)
-        same = f" As many principal components reconstruct {percent(components['value'], 0)}." if components else ""
-        caution = caution_of_codes(row, run.cards)
-        yield (
+        text = (
             f"The codes reconstruct {percent(row['value'], 0)} of the variance of layer {row['layer']} at "
-            f"{sparsity(row['sparsity'])} sparsity (k={row['k']}), in {count(row['groups'], f'unseen {noun}')}.{same}"
-            f"{' ' if caution else ''}{caution}"
+            f"{sparsity(row['sparsity'])} sparsity (k={row['k']}), in {count(row['groups'], f'unseen {noun}')}."
         )
+        same = f"As many principal components reconstruct {percent(components['value'], 0)}." if components else ""
+        not_learned = describe_unlearned({row["sae_id"]: run.cards.get(row["sae_id"], {})})
+        yield " ".join(filter(None, [text, same, not_learned, caution_of_codes(row, run.cards)]))
 
 
 def _probes(run: RunData, label: str, noun: str) -> Iterator[str]:
