@@ -1,6 +1,8 @@
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -14,6 +16,7 @@ from otoscope.hardware import (
     find_device,
     flop_per_s,
     peak_memory_bytes,
+    return_freed_memory,
 )
 
 NO_GPU = not torch.cuda.is_available()
@@ -54,6 +57,16 @@ def test_available_cores_without_affinity_masks_counts_all(monkeypatch, tmp_path
     monkeypatch.delattr(psutil.Process, "cpu_affinity")
     monkeypatch.setattr(hardware.os, "cpu_count", lambda: 12)
     assert available_cores() == 12
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this C library keeps no freed memory")
+def test_return_freed_memory_shrinks_the_process():
+    blocks = [np.ones(60_000, np.uint8) for _ in range(3000)]
+    del blocks[:-1]  # the last one keeps the heap from shrinking by itself
+    before = psutil.Process().memory_info().rss
+    return_freed_memory()
+    assert psutil.Process().memory_info().rss < before - 100_000_000
+    assert blocks[0].all()
 
 
 def test_peak_memory_bytes_grows_with_an_allocation():

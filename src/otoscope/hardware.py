@@ -1,11 +1,12 @@
 """Devices, processor cores and memory that this process may use, on any operating system."""
 
+import ctypes
 import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,12 @@ def peak_memory_bytes() -> int:
         return getattr(memory, "peak_wset", memory.rss)
     largest = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return largest if sys.platform == "darwin" else largest * 1024
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system, as far as the C library keeps it: glibc keeps hundreds of megabytes."""
+    with suppress(OSError, AttributeError, TypeError):  # other C libraries, and Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _cgroup_quotas() -> list[int]:

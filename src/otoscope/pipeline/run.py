@@ -11,7 +11,7 @@ from otoscope.encoders.resolve import resolve
 from otoscope.errors import ConfigError
 from otoscope.executors.base import Executor, LocalExecutor
 from otoscope.formatting import count
-from otoscope.hardware import peak_memory_bytes
+from otoscope.hardware import peak_memory_bytes, return_freed_memory
 from otoscope.pipeline.corpus import set_aside
 from otoscope.pipeline.estimate import cost_lines
 from otoscope.pipeline.stages import STAGES, stages_until
@@ -94,6 +94,7 @@ def run(
         for name in stages:
             notes.begin(name)
             STAGES[name].run(context)
+            return_freed_memory()
             if name == "corpus":  # a configuration that the corpus refuses leaves that of the folder as it is
                 _write_config(config, folder)
         summary = _summary(folder, notes.notes, time.monotonic() - start_s)
