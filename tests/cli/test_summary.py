@@ -110,7 +110,7 @@ def test_a_null_that_needs_more_clips_has_its_reason(tmp_path: Path) -> None:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(table)
-    assert "too few to test" in capture.get()
+    assert "too few" in capture.get()
 
 
 def test_probe_table_lists_the_accuracies_of_few_groups() -> None:
@@ -154,7 +154,22 @@ def test_tables_of_probes_name_the_dimensions_read() -> None:
     assert "reads" in [column.header for column in table.columns]
 
 
-def test_probe_table_names_the_protocol_of_each_row() -> None:
+def test_probe_table_fits_into_80_columns(tmp_path: Path) -> None:
+    probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "value": 1.0, "n": 30}
+    known = {**probe, "protocol": "held_out", "target": "technique", "groups": 3, "low": 0.5, "high": 1.0}
+    known["reader"] = "64 dimensions or all dimensions"
+    rows = [{**known, "layer": 1, "null_mean": 0.1}, {**known, "layer": 2, "null_high": 1.0}]
+    table = probe_table(ResultsTable(pl.DataFrame(rows, schema=SCHEMA)))
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(table)
+    _, heading, first, second = capture.get().splitlines()
+    assert heading.split() == ["label", "layer", "accuracy", "95", "%", "interval", "permuted", "labels", "reads"]
+    assert first.split() == ["technique", "1", "100.0%", "50.0%", "to", "100.0%", "10.0%", "64–all"]
+    assert second.split() == ["technique", "2", "100.0%", "50.0%", "to", "100.0%", "too", "few", "64–all"]
+
+
+def test_probe_table_names_the_protocols_where_there_are_several() -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
     rows = [{**probe, "protocol": name, "value": 0.5, "n": 30, "groups": 3} for name in ("mariotte2025", "held_out")]
     table = probe_table(ResultsTable(pl.DataFrame(rows, schema=SCHEMA)))

@@ -93,12 +93,13 @@ def probe_table(results: ResultsTable, predictions: pl.DataFrame | None = None) 
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
     extra = _dimensions_read(probes) | _per_group(probes, predictions)
     title = f"Linear probes on dense layers{of_groups}{_all_read(probes)}"
-    table = _table(title, "protocol", "label", "layer", *PROBE_COLUMNS, *extra)
+    several = ["protocol"] if probes["protocol"].n_unique() > 1 else []
+    table = _table(title, *several, "label", "layer", *PROBE_COLUMNS, *extra)
     for at, row in enumerate(probes.iter_rows(named=True)):
         name = row["representation"]
         layer = str(row["layer"]) if name == DENSE else REPRESENTATIONS[name].short_label
         own = (cells[at] for cells in extra.values())
-        table.add_row(row["protocol"], row["target"], layer, *_probe_cells(row), *own)
+        table.add_row(*(row[key] for key in several), row["target"], layer, *_probe_cells(row), *own)
     return table
 
 
@@ -178,8 +179,8 @@ def _null_cell(mean: float | None, high: float | None, digits: str) -> str:
     return NO_NULL if high == 1 else ""
 
 
-NO_NULL = "too few to test"
-"""Text in the place of a null that would need more clips or groups."""
+NO_NULL = "too few"
+"""Text in the place of a null that would need more clips or groups; it fits below `permuted` in one line."""
 
 
 def strict_table(results: StrictResults) -> Table | None:
@@ -202,11 +203,12 @@ def strict_table(results: StrictResults) -> Table | None:
     return table
 
 
+WHOLE_COLUMNS = ("protocol", "layer", "preset", "sparsity", "k", "accuracy", "95 % interval", "reads", "explained")
+"""Columns that stay whole in a narrow terminal; labels, and headings of several words, may take two lines."""
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, box=None, title_justify="left")
     for name in columns:
-        # names of the user and intervals stay whole; other numbers and headings may take two lines
-        table.add_column(
-            name, justify="right", no_wrap=name in ("preset", "95 % interval", "reads", "explained"), overflow="fold"
-        )
+        table.add_column(name, justify="right", no_wrap=name in WHOLE_COLUMNS, overflow="fold")
     return table
