@@ -4,12 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import without_posix
 from tests.support.small_runs import FOLDER, Tiny, write_config, write_voices
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_portability_run_and_store_commands_work_without_posix(tiny: Tiny, tmp_path: Path) -> None:
     root = tmp_path / "Aufnahmen für Chöre (1)"
     write_voices(root / "voices", takes=2)

@@ -45,6 +45,7 @@ def test_a_full_disk_is_one_error_and_the_next_run_goes_on(tmp_path: Path, room:
     assert contents(tmp_path / "filled") == contents(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path):
     write_corpus(tmp_path / "once", [4.0] * 40)
     write_corpus(tmp_path / "twice", [4.0] * 80)

@@ -12,6 +12,7 @@ from otoscope.pipeline.run import run
 from tests.support.small_runs import RATE_HZ, VOICES, Tiny, tone, write_config
 
 
+@pytest.mark.slow
 def test_run_reads_the_channel_of_each_clip_in_every_stage(tmp_path: Path, tiny: Tiny) -> None:
     rows = ["path,channel,group,label_octave"]
     for v, voice in enumerate(VOICES):

@@ -153,6 +153,7 @@ def test_extract_names_segments_without_a_frame(
     assert ActivationStore.open(tmp_path / "run").segments.height == 1
 
 
+@pytest.mark.slow
 def test_extract_writes_to_another_location(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     place = f"memory://{uuid4().hex}"

@@ -42,6 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_unchanged_run_loads_no_heavy_package_and_prints_the_same(config: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", UNCHANGED, "evaluate", str(config), "--out", str(tmp_path / "out")]
     small = ["--set", "train.sparsities=[0.9]", "--set", "train.layers=[1]"]

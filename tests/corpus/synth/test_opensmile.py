@@ -30,6 +30,8 @@ from otoscope.corpus.synth import SynthCorpus, synthesise
 
 opensmile = pytest.importorskip("opensmile", reason="the extra `factors` is not installed")
 
+pytestmark = pytest.mark.slow
+
 SUSTAINED = ("belt", "breathy", "straight", "vibrato")
 PITCHED = (*SUSTAINED, "lip_trill", "spoken", "trill", "trillo")
 FORMANT_RATE_HZ = 11_000
