@@ -169,7 +169,7 @@ def _new_factor(routines: Routines, gram: Gram, weights: PerFeature, support: Ac
     for i in range(stop):
         support.order[i] = chosen[heaviest[i]]
     determined = _factor_tail(routines, gram, support, 0, stop)
-    return chosen[heaviest[stop]] if determined == NO_FEATURE and stop < len(heaviest) else determined
+    return int(chosen[heaviest[stop]]) if determined == NO_FEATURE and stop < len(heaviest) else determined
 
 
 @numba.njit(cache=True, nogil=True)
