@@ -241,11 +241,11 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
         temporary.write_bytes(content)
 
 
-def table_bytes(table: pl.DataFrame) -> memoryview:
+def table_bytes(table: pl.DataFrame) -> bytes:
     """Return the bytes of a Parquet file; written by Polars, a full disk would be an error of the format."""
     content = io.BytesIO()
     table.write_parquet(content, compression="zstd", statistics=False)
-    return content.getbuffer()
+    return content.getvalue()
 
 
 def read_table(path: Path) -> pl.DataFrame:

@@ -82,7 +82,8 @@ def test_study_preset_claims_are_those_of_its_dictionaries_beside_another_preset
 def test_reproduced_claims_leave_out_other_presets() -> None:
     theirs = [replace(r, preset="mariotte2025") if r.representation == "sae" else r for r in small_study()]
     ours = [replace(r, preset="default", value=0.0) for r in small_study() if r.representation == "sae"]
-    assert reproduced_claims(table([*ours, *theirs])) == reproduced_claims(table(theirs))
+    both = (reproduced_claims(table(records)) for records in ([*ours, *theirs], theirs))
+    assert len({repr(claims) for claims in both}) == 1  # NaN is not equal to itself
     alone = reproduced_claims(table([r for r in [*theirs, *ours] if r.preset != "mariotte2025"]))
     assert alone.task is not None
     assert alone.task.high.value == 0.0

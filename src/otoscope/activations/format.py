@@ -333,7 +333,7 @@ def publish_table(storage: Storage, relative: str, table: pl.DataFrame) -> None:
     _publish(storage, relative, table_bytes(table))
 
 
-def _publish(storage: Storage, relative: str, content: bytes | memoryview) -> None:
+def _publish(storage: Storage, relative: str, content: bytes) -> None:
     with storage.publish(relative) as temporary:
         temporary.write_bytes(content)
 
