@@ -107,10 +107,8 @@ def test_a_null_that_needs_more_clips_has_its_reason(tmp_path: Path) -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "layer": 1, "target": "digit"}
     rows = [{**probe, "protocol": "held_out", "value": 0.5, "n": 30, "groups": 3, "null_high": 1.0}]
     table = probe_table(ResultsTable(pl.DataFrame(rows, schema=SCHEMA)))
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(table)
-    assert "too few" in capture.get()
+    assert table is not None
+    assert [list(column.cells) for column in table.columns if column.header == "permuted labels"] == [["too few"]]
 
 
 def test_probe_table_lists_the_accuracies_of_few_groups() -> None:
@@ -154,7 +152,7 @@ def test_tables_of_probes_name_the_dimensions_read() -> None:
     assert "reads" in [column.header for column in table.columns]
 
 
-def test_probe_table_fits_into_80_columns(tmp_path: Path) -> None:
+def test_probe_table_fits_into_80_columns() -> None:
     probe = {"metric": "probe_accuracy", "split": "test", "representation": "dense", "value": 1.0, "n": 30}
     known = {**probe, "protocol": "held_out", "target": "technique", "groups": 3, "low": 0.5, "high": 1.0}
     known["reader"] = "64 dimensions or all dimensions"

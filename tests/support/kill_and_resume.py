@@ -196,12 +196,13 @@ def one_kill(config: Path, folder: Path) -> dict[str, Any]:
 
 
 def further_kills(config: Path, folder: Path) -> dict[str, Any]:
-    """Kill runs while they extract and evaluate, and at random; stop one by a signal to end."""
-    start_s = time.monotonic()
-    code = end_of(child(evaluate(config, folder / "timed")))
-    whole_s = time.monotonic() - start_s
+    """Kill runs while they extract and evaluate, and at random; stop one by a signal to end.
+
+    The moments of the random kills depend on the time of the run `unbroken`, which `one_kill` leaves.
+    """
+    last = (folder / "unbroken" / "log.jsonl").read_text().splitlines()[-1]
+    whole_s = json.loads(last)["seconds"]
     return {
-        "timed": {"code": code},
         **{stage: kill_in_the_middle(stage, config, folder) for stage in ("extract", "evaluate")},
         "random": kill_at_random(config, folder, whole_s=whole_s, kills=2),
         "SIGTERM": stop(config, folder, signal.SIGTERM),

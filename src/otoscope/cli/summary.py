@@ -93,13 +93,13 @@ def probe_table(results: ResultsTable, predictions: pl.DataFrame | None = None) 
     of_groups = f", {count(groups, 'unseen group')}" if groups else ""
     extra = _dimensions_read(probes) | _per_group(probes, predictions)
     title = f"Linear probes on dense layers{of_groups}{_all_read(probes)}"
-    several = ["protocol"] if probes["protocol"].n_unique() > 1 else []
-    table = _table(title, *several, "label", "layer", *PROBE_COLUMNS, *extra)
+    varying = _varying(probes, "protocol")
+    table = _table(title, *varying, "label", "layer", *PROBE_COLUMNS, *extra)
     for at, row in enumerate(probes.iter_rows(named=True)):
         name = row["representation"]
         layer = str(row["layer"]) if name == DENSE else REPRESENTATIONS[name].short_label
         own = (cells[at] for cells in extra.values())
-        table.add_row(*(row[key] for key in several), row["target"], layer, *_probe_cells(row), *own)
+        table.add_row(*(row[key] for key in varying), row["target"], layer, *_probe_cells(row), *own)
     return table
 
 
@@ -134,8 +134,7 @@ def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> T
     of_components = results.where(metric="explained_variance", representation="pca", split="test", **of_layer)
     components = {row["k"]: row["value"] for row in of_components}
     accuracy = codes.where(metric="probe_accuracy", target=label).rows
-    # a column appears only where the SAEs differ in it
-    varying = [name for name in ("protocol", "preset", "latents") if accuracy[name].n_unique() > 1]
+    varying = _varying(accuracy, "protocol", "preset", "latents")
     accuracy = accuracy.sort("protocol", "preset", "latents", "sparsity")
     pooling, read = of_layer["pooling"].replace("_", " "), _dimensions_read(accuracy)
     title = f"Sparse codes of layer {of_layer['layer']} ({pooling}), {label}{_all_read(accuracy)}"
@@ -147,6 +146,11 @@ def _sparsity_table(results: ResultsTable, codes: ResultsTable, label: str) -> T
         texts = ("" if share is None else f"{share:.3f}" for share in shares)
         table.add_row(*settings, *_probe_cells(row), *own, *texts)
     return table
+
+
+def _varying(rows: pl.DataFrame, *names: str) -> list[str]:
+    """Return the columns in which rows differ; only these appear in a table."""
+    return [name for name in names if rows[name].n_unique() > 1]
 
 
 def _dimensions_read(rows: pl.DataFrame) -> dict[str, list[str]]:

@@ -119,9 +119,9 @@ def response_curves(
         medians = np.array([np.median(x[place == b]) if (place == b).any() else np.nan for b in range(n_bins)])
         responses = {latent: one[known].astype(np.float64) for latent, one in activations.items()}
         null = {latent: np.empty(rotations) for latent in responses}
-        members = group_members(codes, n_groups)
+        clip, members = clips[known], group_members(codes, n_groups)
         for turn in range(rotations):
-            moved = move_within_groups(place, clips[known], members, np.random.default_rng([seed, turn]))
+            moved = move_within_groups(place, clip, members, np.random.default_rng([seed, turn]))
             for latent, a in responses.items():
                 null[latent][turn] = BinSums.of(a, moved, n_bins, codes, n_groups).r2()
         for latent, a in responses.items():
